@@ -1,0 +1,3 @@
+//! Point reads through `Box<dyn StateStore>`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Checks that any implementation of [`StateStore`](crate::StateStore) can run against itself.

@@ -1,0 +1,146 @@
+//! [`StateError`]: everything that can go wrong, with the numbers a person needs to act on it.
+
+use std::error::Error;
+use std::io;
+
+/// The error of every fallible operation of this crate.
+///
+/// An operation that returns an error has changed nothing, unless its own documentation says otherwise.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// A key is longer than [`MAX_KEY_LEN`](crate::MAX_KEY_LEN).
+    #[error("the key has {len} bytes, the limit is {limit}; hash or shorten the key")]
+    KeyTooLong {
+        /// Length of the key in bytes.
+        len: usize,
+        /// The longest key allowed, in bytes.
+        limit: usize,
+    },
+
+    /// A value is longer than [`MAX_VALUE_LEN`](crate::MAX_VALUE_LEN).
+    #[error("the value has {len} bytes, the limit is {limit}; split the value over several keys")]
+    ValueTooLong {
+        /// Length of the value in bytes.
+        len: usize,
+        /// The longest value allowed, in bytes.
+        limit: usize,
+    },
+
+    /// The stored bytes are not a valid archive of the type that was asked for.
+    #[error(
+        "the value of {value_len} bytes under a key of {key_len} bytes does not validate as `{type_name}`: {cause}; \
+         read it as the type it was written as"
+    )]
+    WrongType {
+        /// Length of the key in bytes.
+        key_len: usize,
+        /// Length of the stored value in bytes.
+        value_len: usize,
+        /// Name of the type asked for.
+        type_name: &'static str,
+        /// What the validation found.
+        cause: Box<dyn Error + Send + Sync>,
+    },
+
+    /// A value could not be turned into archived bytes.
+    #[error("a value of type `{type_name}` for a key of {key_len} bytes could not be serialized: {cause}")]
+    NotSerializable {
+        /// Length of the key in bytes.
+        key_len: usize,
+        /// Name of the value's type.
+        type_name: &'static str,
+        /// What the serializer reported.
+        cause: Box<dyn Error + Send + Sync>,
+    },
+
+    /// Entries handed over as sorted are not strictly ascending by key.
+    #[error(
+        "entry {index} does not sort after the one before it; hand over entries in strictly ascending byte order of \
+         their keys, or collect them with `FromIterator`, which sorts"
+    )]
+    NotSorted {
+        /// Position of the first offending entry, counted from 0.
+        index: usize,
+    },
+
+    /// The bytes do not start as an image does.
+    #[error("the bytes start with {found:02x?}, an image starts with {expected:02x?}; this is some other file")]
+    NotAnImage {
+        /// The first bytes, at most eight.
+        found: Vec<u8>,
+        /// What every image starts with.
+        expected: [u8; 8],
+    },
+
+    /// The image was written by a newer version of this crate.
+    #[error("the image has format version {found}, this build reads up to version {supported}; update `opstate`")]
+    UnsupportedVersion {
+        /// The version in the image.
+        found: u16,
+        /// The newest version this build reads.
+        supported: u16,
+    },
+
+    /// The image ends before it is complete.
+    #[error("the image has {len} bytes where at least {needed} are needed; it was cut short, use an older checkpoint")]
+    Truncated {
+        /// Number of bytes there are.
+        len: u64,
+        /// Number of bytes that are needed at least.
+        needed: u64,
+    },
+
+    /// A part of an image does not match its checksum.
+    #[error(
+        "the {part} at byte {offset} has checksum {computed:#018x}, expected {stored:#018x}; the image is damaged, use \
+         another copy or an older checkpoint"
+    )]
+    ChecksumMismatch {
+        /// The damaged part.
+        part: &'static str,
+        /// Where that part starts, in bytes from the start of the image.
+        offset: u64,
+        /// The checksum in the image.
+        stored: u64,
+        /// The checksum of the bytes found.
+        computed: u64,
+    },
+
+    /// A part of an image breaks a rule of the format although its checksum may be right.
+    #[error("the {part} at byte {offset} of the image is malformed: {problem} (found {found}, expected {expected})")]
+    Malformed {
+        /// The offending part.
+        part: &'static str,
+        /// Where that part starts, in bytes from the start of the image.
+        offset: u64,
+        /// The rule that is broken.
+        problem: &'static str,
+        /// What was found.
+        found: u64,
+        /// What the rule asks for.
+        expected: u64,
+    },
+
+    /// Reading or writing outside of memory failed. What was written so far is not a complete image.
+    #[error("input or output failed: {0}")]
+    Io(#[from] io::Error),
+
+    /// A store that is not part of this crate failed in its own way.
+    #[error("the store failed: {0}")]
+    Store(#[source] Box<dyn Error + Send + Sync>),
+}
+
+impl StateError {
+    /// Wraps the error of a third-party store.
+    ///
+    /// ```
+    /// use opstate::StateError;
+    ///
+    /// let error = StateError::store("the backing file is read-only");
+    /// assert_eq!(error.to_string(), "the store failed: the backing file is read-only");
+    /// ```
+    pub fn store(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Store(cause.into())
+    }
+}

@@ -1,0 +1,340 @@
+//! [`StateStoreExt`]: typed access by rkyv, and whatever else needs generics, for every store.
+//!
+//! Typed values are rkyv archives. They are aligned to at most [`ALIGNMENT`] bytes; a store that hands out a value at a
+//! lesser alignment costs a copy into a buffer of the thread, never a wrong read.
+
+use std::any::type_name;
+use std::cell::Cell;
+use std::convert::identity;
+use std::ops::{ControlFlow, RangeBounds};
+
+use bytes::Bytes;
+use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator, access, access_mut, deserialize, to_bytes_in};
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor;
+use rkyv::seal::Seal;
+use rkyv::ser::allocator::ArenaHandle;
+use rkyv::util::AlignedVec;
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::store::{Entries, prefix_end, scan_bounds};
+use crate::{StateError, StateStore};
+
+/// The alignment of rkyv's own buffers, and so the largest that an archived type can count on.
+const ALIGNMENT: usize = AlignedVec::<16>::ALIGNMENT;
+
+/// A scratch buffer that grew beyond this many bytes is given back instead of being kept for the next call.
+const SCRATCH_KEPT: usize = 64 << 10;
+
+thread_local! {
+    static SCRATCH: Cell<AlignedVec> = Cell::new(AlignedVec::new());
+}
+
+/// An aligned buffer that the thread lends, empty, so that small values cost no allocation. A nested call gets a new one.
+struct Scratch(AlignedVec);
+
+impl Scratch {
+    fn take() -> Self {
+        // While a thread ends its buffer may be gone already.
+        Self(SCRATCH.try_with(Cell::take).unwrap_or_default())
+    }
+
+    fn copy_of(bytes: &[u8]) -> Self {
+        let mut scratch = Self::take();
+        scratch.0.extend_from_slice(bytes);
+        scratch
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let mut buffer = std::mem::take(&mut self.0);
+        if buffer.capacity() <= SCRATCH_KEPT {
+            buffer.clear();
+            let _ = SCRATCH.try_with(|kept| kept.set(buffer));
+        }
+    }
+}
+
+/// Typed access and generic conveniences for every [`StateStore`], `dyn StateStore` included.
+///
+/// Typed methods store values as rkyv archives and check the stored bytes against the type on every read: a value
+/// that was written as something else is [`StateError::WrongType`], never a wrong answer or undefined behaviour. (Bytes
+/// that happen to form a valid archive of the type asked for are read as that.)
+///
+/// ```
+/// use opstate::{InMemoryStore, StateStore, StateStoreExt};
+/// use rkyv::{Archive, Deserialize, Serialize};
+///
+/// #[derive(Archive, Serialize, Deserialize, Debug, PartialEq)]
+/// struct Window {
+///     count: u64,
+///     names: Vec<String>,
+/// }
+///
+/// # fn main() -> Result<(), opstate::StateError> {
+/// let mut store: Box<dyn StateStore> = Box::new(InMemoryStore::new());
+/// store.put_typed(b"w1", &Window { count: 1, names: vec!["a".into()] })?;
+///
+/// // Read one field in place, without building a `Window`.
+/// assert_eq!(store.view::<Window, _>(b"w1", |window| window.count.to_native())?, Some(1));
+///
+/// // Change one field in place.
+/// store.modify_typed::<Window, _>(b"w1", |window| {
+///     rkyv::munge::munge!(let ArchivedWindow { mut count, .. } = window);
+///     *count = 2.into();
+/// })?;
+///
+/// // Or go through the whole value; `None` would delete it.
+/// store.update::<Window>(b"w1", |window| {
+///     let mut window = window?;
+///     window.names.push("b".into());
+///     Some(window)
+/// })?;
+/// assert_eq!(store.get_typed::<Window>(b"w1")?, Some(Window { count: 2, names: vec!["a".into(), "b".into()] }));
+/// # Ok(())
+/// # }
+/// ```
+pub trait StateStoreExt: StateStore {
+    /// Sets the value of `key` to the archive of `value`.
+    ///
+    /// Costs a [`put`](StateStore::put) and the serialization, which for values up to 64 KiB does not allocate.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`put`](StateStore::put), and [`StateError::NotSerializable`].
+    fn put_typed<T>(&mut self, key: &[u8], value: &T) -> Result<(), StateError>
+    where
+        T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>,
+    {
+        let mut scratch = Scratch::take();
+        scratch.0 = to_bytes_in(value, std::mem::take(&mut scratch.0)).map_err(|cause: rancor::Error| {
+            StateError::NotSerializable { key_len: key.len(), type_name: type_name::<T>(), cause: cause.into() }
+        })?;
+        self.put(key, &scratch.0)
+    }
+
+    /// Returns the value of `key` as a `T` of its own.
+    ///
+    /// Costs a [`read`](StateStore::read), the check of the bytes and the deserialization.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::WrongType`].
+    fn get_typed<T>(&self, key: &[u8]) -> Result<Option<T>, StateError>
+    where
+        T: Archive,
+        T::Archived:
+            for<'a> CheckBytes<HighValidator<'a, rancor::Error>> + Deserialize<T, HighDeserializer<rancor::Error>>,
+    {
+        let mut found = None;
+        self.read(key, &mut |value| {
+            let owned = with_archived::<T, _>(value, |archived| deserialize::<T, rancor::Error>(archived));
+            found = Some(owned.and_then(identity).map_err(|cause| wrong_type::<T>(key, value.len(), cause)));
+        });
+        found.transpose()
+    }
+
+    /// Calls `f` with the value of `key` as an archived `T`, and returns what it returns; `None` without a value.
+    ///
+    /// Nothing is copied where the store hands out the value at the alignment of `T::Archived`. Costs a
+    /// [`read`](StateStore::read) and the check of the bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::WrongType`]; then `f` is not called.
+    fn view<T, R>(&self, key: &[u8], f: impl FnOnce(&T::Archived) -> R) -> Result<Option<R>, StateError>
+    where
+        T: Archive,
+        T::Archived: for<'a> CheckBytes<HighValidator<'a, rancor::Error>>,
+    {
+        let mut f = Some(f);
+        let mut found = None;
+        self.read(key, &mut |value| {
+            if let Some(f) = f.take() {
+                found = Some(with_archived::<T, _>(value, f).map_err(|cause| wrong_type::<T>(key, value.len(), cause)));
+            }
+        });
+        found.transpose()
+    }
+
+    /// Calls `f` with the bytes of the value of `key`, in place where the store can, and returns what it returns;
+    /// `None` without a value.
+    ///
+    /// ```
+    /// use opstate::{InMemoryStore, StateStore, StateStoreExt};
+    ///
+    /// let mut store = InMemoryStore::new();
+    /// store.put(b"key", b"value")?;
+    /// assert_eq!(store.view_bytes(b"key", <[u8]>::len), Some(5));
+    /// # Ok::<(), opstate::StateError>(())
+    /// ```
+    fn view_bytes<R>(&self, key: &[u8], f: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        let mut f = Some(f);
+        let mut found = None;
+        self.read(key, &mut |value| found = f.take().map(|f| f(value)));
+        found
+    }
+
+    /// Calls `f` with the value of `key` as an archived `T` to be changed in place, and returns what it returns; `None`
+    /// without a value.
+    ///
+    /// What can be changed is whatever keeps the length: numbers, flags, elements of a vector. Handles and snapshots
+    /// taken before keep the old value. Costs a [`modify`](StateStore::modify) and the check of the bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::WrongType`]; then `f` is not called and nothing changes. And those of
+    /// [`modify`](StateStore::modify).
+    fn modify_typed<T, R>(
+        &mut self,
+        key: &[u8],
+        f: impl FnOnce(Seal<'_, T::Archived>) -> R,
+    ) -> Result<Option<R>, StateError>
+    where
+        T: Archive,
+        T::Archived: for<'a> CheckBytes<HighValidator<'a, rancor::Error>>,
+    {
+        let mut f = Some(f);
+        let mut found = None;
+        self.modify(key, &mut |value| {
+            if let Some(f) = f.take() {
+                let len = value.len();
+                found = Some(with_archived_mut::<T, _>(value, f).map_err(|cause| wrong_type::<T>(key, len, cause)));
+            }
+        })?;
+        found.transpose()
+    }
+
+    /// Replaces the value of `key` by what `f` makes of it: `f` gets the current value, if any, and returns the new
+    /// one, or `None` to delete it.
+    ///
+    /// Costs a [`get_typed`](Self::get_typed), and a [`put_typed`](Self::put_typed) or a
+    /// [`delete`](StateStore::delete).
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::WrongType`]; then `f` is not called. And those of the write.
+    fn update<T>(&mut self, key: &[u8], f: impl FnOnce(Option<T>) -> Option<T>) -> Result<(), StateError>
+    where
+        T: Archive + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>,
+        T::Archived:
+            for<'a> CheckBytes<HighValidator<'a, rancor::Error>> + Deserialize<T, HighDeserializer<rancor::Error>>,
+    {
+        match f(self.get_typed::<T>(key)?) {
+            Some(value) => self.put_typed(key, &value),
+            None => self.delete(key),
+        }
+    }
+
+    /// Removes every entry whose key starts with `prefix`; returns how many there were.
+    ///
+    /// Costs a [`delete_range`](StateStore::delete_range). A prefix of only `0xFF` bytes, which has no end that a range
+    /// could name, costs a scan and a [`delete`](StateStore::delete) each.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`delete_range`](StateStore::delete_range).
+    ///
+    /// ```
+    /// use opstate::{InMemoryStore, StateStore, StateStoreExt};
+    ///
+    /// let mut store = InMemoryStore::new();
+    /// for key in ["a", "b1", "b2", "c"] {
+    ///     store.put(key.as_bytes(), b"")?;
+    /// }
+    /// assert_eq!(store.delete_prefix(b"b")?, 2);
+    /// assert_eq!(store.len(), 2);
+    /// # Ok::<(), opstate::StateError>(())
+    /// ```
+    fn delete_prefix(&mut self, prefix: &[u8]) -> Result<usize, StateError> {
+        if let Some(end) = prefix_end(prefix) {
+            return self.delete_range(prefix..&end);
+        }
+        let keys: Vec<Bytes> = self.prefix_scan(prefix).map(|(key, _)| key).collect();
+        for key in &keys {
+            self.delete(key)?;
+        }
+        Ok(keys.len())
+    }
+
+    /// Iterates over the entries whose keys are within `range`, in order, for any kind of range.
+    ///
+    /// Costs a [`range_scan`](StateStore::range_scan); where the upper bound is included, also a
+    /// [`get`](StateStore::get).
+    ///
+    /// ```
+    /// use opstate::{InMemoryStore, StateStore, StateStoreExt};
+    ///
+    /// let mut store = InMemoryStore::new();
+    /// for key in ["a", "b", "c"] {
+    ///     store.put(key.as_bytes(), b"")?;
+    /// }
+    /// let (a, b): (&[u8], &[u8]) = (b"a", b"b");
+    /// assert_eq!(store.scan(..).count(), 3);
+    /// assert_eq!(store.scan(b..).count(), 2);
+    /// assert_eq!(store.scan(a..=b).count(), 2);
+    /// # Ok::<(), opstate::StateError>(())
+    /// ```
+    fn scan<'a>(&'a self, range: impl RangeBounds<&'a [u8]>) -> Entries<'a> {
+        scan_bounds(self, (range.start_bound().cloned(), range.end_bound().cloned()))
+    }
+
+    /// Calls `f` with every entry whose key starts with `prefix`, in order, until it returns [`ControlFlow::Break`].
+    ///
+    /// Costs a [`visit_range`](StateStore::visit_range).
+    fn visit_prefix(&self, prefix: &[u8], mut f: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let end = prefix_end(prefix);
+        self.visit_range((Included(prefix), end.as_deref().map_or(Unbounded, Excluded)), &mut f);
+    }
+}
+
+impl<S: StateStore + ?Sized> StateStoreExt for S {}
+
+/// Whether the bytes start at a multiple of `alignment`.
+fn is_aligned(bytes: &[u8], alignment: usize) -> bool {
+    bytes.as_ptr().addr() % alignment == 0
+}
+
+/// Checks `bytes` as an archived `T` and calls `f` with it, on a copy only where the alignment asks for one.
+fn with_archived<T, R>(bytes: &[u8], f: impl FnOnce(&T::Archived) -> R) -> Result<R, rancor::Error>
+where
+    T: Archive,
+    T::Archived: for<'a> CheckBytes<HighValidator<'a, rancor::Error>>,
+{
+    if is_aligned(bytes, align_of::<T::Archived>()) {
+        match access::<T::Archived, rancor::Error>(bytes) {
+            Ok(archived) => return Ok(f(archived)),
+            Err(cause) if is_aligned(bytes, ALIGNMENT) => return Err(cause),
+            // A part of the value outside of its root may want more alignment than the root does.
+            Err(_) => {}
+        }
+    }
+    let copy = Scratch::copy_of(bytes);
+    access::<T::Archived, rancor::Error>(&copy.0).map(f)
+}
+
+/// As [`with_archived`], for changes in place. A copy is written back when `f` has returned.
+fn with_archived_mut<T, R>(bytes: &mut [u8], f: impl FnOnce(Seal<'_, T::Archived>) -> R) -> Result<R, rancor::Error>
+where
+    T: Archive,
+    T::Archived: for<'a> CheckBytes<HighValidator<'a, rancor::Error>>,
+{
+    let fully_aligned = is_aligned(bytes, ALIGNMENT);
+    if is_aligned(bytes, align_of::<T::Archived>()) {
+        match access_mut::<T::Archived, rancor::Error>(bytes) {
+            Ok(archived) => return Ok(f(archived)),
+            Err(cause) if fully_aligned => return Err(cause),
+            Err(_) => {}
+        }
+    }
+    let mut copy = Scratch::copy_of(bytes);
+    let result = f(access_mut::<T::Archived, rancor::Error>(&mut copy.0)?);
+    bytes.copy_from_slice(&copy.0);
+    Ok(result)
+}
+
+fn wrong_type<T>(key: &[u8], value_len: usize, cause: rancor::Error) -> StateError {
+    StateError::WrongType { key_len: key.len(), value_len, type_name: type_name::<T>(), cause: cause.into() }
+}

@@ -1,0 +1,56 @@
+//! [`Value`]: a short value in place, a longer one shared.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// The longest value that stands in the map's nodes: what fits beside the two words of an `Arc<[u8]>`.
+pub(super) const INLINE: usize = 22;
+
+#[derive(Clone)]
+pub(super) enum Value {
+    /// `bytes[..len]`.
+    Inline { len: u8, bytes: [u8; INLINE] },
+    /// Never changed while a handle or a snapshot shares it.
+    Shared(Arc<[u8]>),
+}
+
+impl Value {
+    pub(super) fn new(value: &[u8]) -> Self {
+        let mut bytes = [0; INLINE];
+        match bytes.get_mut(..value.len()) {
+            Some(inline) => {
+                inline.copy_from_slice(value);
+                Self::Inline { len: value.len() as u8, bytes }
+            }
+            None => Self::Shared(value.into()),
+        }
+    }
+
+    pub(super) fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Inline { len, bytes } => &bytes[..usize::from(*len)],
+            Self::Shared(value) => value,
+        }
+    }
+
+    /// The value to be changed, as one that nobody else sees.
+    pub(super) fn make_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Inline { len, bytes } => &mut bytes[..usize::from(*len)],
+            Self::Shared(value) => Arc::make_mut(value),
+        }
+    }
+
+    pub(super) fn to_bytes(&self) -> Bytes {
+        self.handle().unwrap_or_else(|| Bytes::copy_from_slice(self.as_slice()))
+    }
+
+    /// A handle to a value that does not stand in the map.
+    pub(super) fn handle(&self) -> Option<Bytes> {
+        match self {
+            Self::Inline { .. } => None,
+            Self::Shared(value) => Some(Bytes::from_owner(Arc::clone(value))),
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! [`StateSnapshot`]: the contents of a store at one instant, for every kind of store.
+//!
+//! A snapshot knows nothing of stores. It shares a [`Source`], and there are as many kinds of those as there are ways
+//! for entries to lie in memory: what a store froze, a sorted vector, the bytes of an image.
+//!
+//! ```text
+//!   StateSnapshot (clone) ──┐
+//!   StateSnapshot ──────────┴─> Arc<Shared> { timestamp, fingerprint once known, source }
+//!                                                                                  │
+//!                           Arc<map of an InMemoryStore>  or  SortedEntries  or  Image ──> Bytes
+//! ```
+
+mod archived;
+mod fingerprint;
+mod format;
+mod image;
+mod segment;
+mod sorted;
+mod write;
+
+use std::any::Any;
+use std::fmt;
+use std::io::Write;
+use std::mem;
+use std::ops::{Bound, ControlFlow, Range, RangeBounds};
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+pub use archived::{ArchivedStateSnapshot, StateSnapshotResolver};
+pub use fingerprint::Fingerprint;
+pub use write::ImageOptions;
+
+use crate::StateError;
+use crate::store::{Entries, KeyBounds, half_open};
+use image::Image;
+use sorted::SortedEntries;
+
+/// Where a snapshot's entries lie: immutable, in strictly ascending order of keys, within the limits of the contract.
+pub(crate) trait Source: Send + Sync + 'static {
+    /// The number of entries.
+    fn len(&self) -> usize;
+
+    /// The sum of the lengths of all keys and values.
+    fn size_bytes(&self) -> usize;
+
+    /// The value of `key` as a handle.
+    fn get(&self, key: &[u8]) -> Option<Bytes>;
+
+    /// The entries within `range` as handles, in order.
+    fn scan<'a>(&'a self, range: KeyBounds<'a>) -> Entries<'a>;
+
+    /// Calls `f` with the entries within `range`, in order, until it breaks.
+    fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>);
+
+    /// The source as what it is, for a store that can take its own kind back without copying.
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+/// The contents of a store at one instant: immutable, ordered, readable on any thread.
+///
+/// A snapshot comes from [`StateStore::snapshot`](crate::StateStore::snapshot), from the bytes of an image
+/// ([`from_bytes`](Self::from_bytes)) or from entries ([`from_sorted`](Self::from_sorted), [`FromIterator`]). It stays
+/// as it is whatever happens to the store it was taken from, and outlives it.
+///
+/// Two snapshots are equal when they hold the same entries, wherever they come from and whenever they were taken.
+///
+/// # Sharing
+///
+/// Cloning costs O(1); clones share everything. Handles from a snapshot of an image are slices of the image's bytes and
+/// keep all of them alive; other handles keep alive at most the entries they belong to. A snapshot of a store keeps
+/// alive what the store held; see there for what that costs the store's writer.
+///
+/// ```text
+///   store ───────────> entries <─────────── snapshot <── clone, perhaps on another thread
+///     first write after: copied                 │
+///     where shared                              └─ to_bytes / write_to ──> image ──> from_bytes ──> snapshot
+/// ```
+///
+/// ```
+/// use opstate::{InMemoryStore, StateSnapshot, StateStore};
+///
+/// # fn main() -> Result<(), opstate::StateError> {
+/// let mut store = InMemoryStore::new();
+/// store.put(b"clicks", b"1")?;
+/// let snapshot = store.snapshot();
+/// store.put(b"clicks", b"2")?;
+///
+/// // On any thread, at any time later:
+/// let image = snapshot.to_bytes();
+/// let opened = StateSnapshot::from_bytes(image)?;
+/// assert_eq!(opened.get(b"clicks").as_deref(), Some(&b"1"[..]));
+///
+/// store.restore(opened);
+/// assert_eq!(store.get(b"clicks").as_deref(), Some(&b"1"[..]));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct StateSnapshot {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    timestamp_ns: u64,
+    fingerprint: OnceLock<Fingerprint>,
+    source: Arc<dyn Source>,
+}
+
+const _: () = {
+    const fn is_shareable<T: Send + Sync + Clone + 'static>() {}
+    is_shareable::<StateSnapshot>();
+};
+
+impl StateSnapshot {
+    /// Makes a snapshot of `source`, taken now.
+    pub(crate) fn of(source: Arc<dyn Source>) -> Self {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let timestamp_ns = u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX);
+        Self { shared: Arc::new(Shared { timestamp_ns, fingerprint: OnceLock::new(), source }) }
+    }
+
+    /// Returns what the entries lie in.
+    pub(crate) fn source(&self) -> &Arc<dyn Source> {
+        &self.shared.source
+    }
+
+    /// Makes a snapshot from entries in strictly ascending order of their keys: for stores of your own.
+    ///
+    /// Computes in O(n); handles are kept, not copied.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::NotSorted`], [`StateError::KeyTooLong`] and [`StateError::ValueTooLong`].
+    ///
+    /// ```
+    /// use opstate::StateSnapshot;
+    ///
+    /// let snapshot = StateSnapshot::from_sorted([("a", "1"), ("b", "2")])?;
+    /// assert_eq!(snapshot.len(), 2);
+    /// assert!(StateSnapshot::from_sorted([("b", "2"), ("a", "1")]).is_err());
+    /// # Ok::<(), opstate::StateError>(())
+    /// ```
+    pub fn from_sorted<K, V>(entries: impl IntoIterator<Item = (K, V)>) -> Result<Self, StateError>
+    where
+        K: Into<Bytes>,
+        V: Into<Bytes>,
+    {
+        let entries = entries.into_iter().map(|(key, value)| (key.into(), value.into()));
+        Ok(Self::of(Arc::new(SortedEntries::new(entries.collect())?)))
+    }
+
+    /// Opens an image.
+    ///
+    /// All of it is verified: structure, checksums, order of keys, counts and the fingerprint. The snapshot answers
+    /// from `bytes` as they are; they are copied only if they do not start at a multiple of four bytes in memory.
+    /// Computes in O(n), and allocates less than the bytes' own length (twice that where they are copied).
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::NotAnImage`], [`StateError::UnsupportedVersion`], [`StateError::Truncated`],
+    /// [`StateError::ChecksumMismatch`] and [`StateError::Malformed`].
+    pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, StateError> {
+        let (image, timestamp_ns, fingerprint) = Image::open(bytes.into())?;
+        let fingerprint = OnceLock::from(fingerprint);
+        Ok(Self { shared: Arc::new(Shared { timestamp_ns, fingerprint, source: Arc::new(image) }) })
+    }
+
+    /// Returns the snapshot as an image. Computes in O(n).
+    ///
+    /// Equal contents give equal bytes, but for the time in the header.
+    pub fn to_bytes(&self) -> Bytes {
+        let mut image = Vec::new();
+        self.write_to(&mut image).expect("entries of a snapshot are within the limits, and a `Vec` takes all bytes");
+        image.into()
+    }
+
+    /// Writes the snapshot as an image, as it goes, and returns the number of bytes written.
+    ///
+    /// Computes in O(n). Beyond the snapshot it needs memory for four copies of a segment of 64 KiB, and 48 bytes and a
+    /// key for every segment written. `out` gets writes of whole segments, so it need not be buffered; it is flushed at
+    /// the end.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::Io`]. What was written until then is an incomplete image, which cannot be opened.
+    pub fn write_to(&self, out: impl Write) -> Result<u64, StateError> {
+        self.write_with(ImageOptions::new(), out)
+    }
+
+    /// As [`write_to`](Self::write_to), with options for the layout of the image.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_to`](Self::write_to).
+    pub fn write_with(&self, options: ImageOptions, out: impl Write) -> Result<u64, StateError> {
+        let (written, fingerprint) = write::write_image(self, options, out)?;
+        // Another thread may have been first; it found the same.
+        let _ = self.shared.fingerprint.set(fingerprint);
+        Ok(written)
+    }
+
+    /// Returns the number of entries. O(1).
+    pub fn len(&self) -> usize {
+        self.shared.source.len()
+    }
+
+    /// Returns whether there is no entry. O(1).
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns the sum of the lengths of all keys and values, in bytes. O(1).
+    pub fn size_bytes(&self) -> usize {
+        self.shared.source.size_bytes()
+    }
+
+    /// Returns when the snapshot was taken, in nanoseconds since the start of 1970 (UTC).
+    pub fn timestamp_ns(&self) -> u64 {
+        self.shared.timestamp_ns
+    }
+
+    /// Returns the same contents with another time, in nanoseconds since the start of 1970. O(1).
+    ///
+    /// With equal times, equal contents give images that are equal to the last byte.
+    #[must_use]
+    pub fn with_timestamp_ns(&self, timestamp_ns: u64) -> Self {
+        let Shared { fingerprint, source, .. } = &*self.shared;
+        let (fingerprint, source) = (fingerprint.clone(), Arc::clone(source));
+        Self { shared: Arc::new(Shared { timestamp_ns, fingerprint, source }) }
+    }
+
+    /// Returns the fingerprint of the contents. O(n) the first time, then O(1); O(1) on an opened image.
+    pub fn fingerprint(&self) -> Fingerprint {
+        *self.shared.fingerprint.get_or_init(|| {
+            let mut fingerprint = Fingerprint::EMPTY;
+            self.visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
+                fingerprint.add(key, value);
+                ControlFlow::Continue(())
+            });
+            fingerprint
+        })
+    }
+
+    /// Returns the value of `key`. O(log n).
+    pub fn get(&self, key: &[u8]) -> Option<Bytes> {
+        self.shared.source.get(key)
+    }
+
+    /// Returns whether there is an entry for `key`. O(log n).
+    pub fn contains(&self, key: &[u8]) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// Iterates over all entries, in order.
+    pub fn iter(&self) -> Entries<'_> {
+        self.scan(..)
+    }
+
+    /// Iterates over the entries whose keys start with `prefix`, in order. O(log n) and O(1) an entry.
+    pub fn prefix_scan<'a>(&'a self, prefix: &'a [u8]) -> Entries<'a> {
+        prefix_scan(&*self.shared.source, prefix)
+    }
+
+    /// Iterates over the entries whose keys are in `range`, in order: the start is included, the end is not. O(log n)
+    /// and O(1) an entry.
+    pub fn range_scan<'a>(&'a self, range: Range<&'a [u8]>) -> Entries<'a> {
+        self.shared.source.scan(half_open(range))
+    }
+
+    /// Iterates over the entries whose keys are within `range`, in order, for any kind of range. O(log n) and O(1) an
+    /// entry.
+    pub fn scan<'a>(&'a self, range: impl RangeBounds<&'a [u8]>) -> Entries<'a> {
+        self.shared.source.scan((range.start_bound().cloned(), range.end_bound().cloned()))
+    }
+
+    /// Calls `f` with the key and value of every entry within `range`, in order, without handles, until it returns
+    /// [`ControlFlow::Break`]. O(log n) and O(1) an entry.
+    pub fn visit_range(&self, range: KeyBounds<'_>, mut f: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+        self.shared.source.visit(range, &mut f);
+    }
+}
+
+/// Sorts the entries; of entries with the same key the last one counts. O(n log n).
+///
+/// # Panics
+///
+/// If a key or a value is longer than the contract allows. [`StateSnapshot::from_sorted`] returns an error instead.
+impl<K: Into<Bytes>, V: Into<Bytes>> FromIterator<(K, V)> for StateSnapshot {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
+        let mut entries: Vec<(Bytes, Bytes)> = entries.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        entries.dedup_by(|later, earlier| {
+            let same = later.0 == earlier.0;
+            if same {
+                mem::swap(later, earlier);
+            }
+            same
+        });
+        match SortedEntries::new(entries) {
+            Ok(entries) => Self::of(Arc::new(entries)),
+            Err(error) => panic!("cannot take a snapshot: {error}"),
+        }
+    }
+}
+
+impl<'a> IntoIterator for &'a StateSnapshot {
+    type Item = (Bytes, Bytes);
+    type IntoIter = Entries<'a>;
+
+    fn into_iter(self) -> Entries<'a> {
+        self.iter()
+    }
+}
+
+/// Compares contents, not times. O(1) for clones, else O(n).
+impl PartialEq for StateSnapshot {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared.source, &other.shared.source)
+            || (self.len() == other.len() && self.size_bytes() == other.size_bytes() && self.iter().eq(other.iter()))
+    }
+}
+
+impl Eq for StateSnapshot {}
+
+impl fmt::Debug for StateSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateSnapshot")
+            .field("len", &self.len())
+            .field("size_bytes", &self.size_bytes())
+            .field("timestamp_ns", &self.timestamp_ns())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Scans a prefix by means of a scan of bounds.
+pub(crate) fn prefix_scan<'a>(source: &'a dyn Source, prefix: &'a [u8]) -> Entries<'a> {
+    // The end of the prefix is bytes of its own, which no borrowed bound could hold.
+    Box::new(
+        source.scan((Bound::Included(prefix), Bound::Unbounded)).take_while(move |(key, _)| key.starts_with(prefix)),
+    )
+}

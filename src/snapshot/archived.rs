@@ -1,0 +1,110 @@
+//! rkyv for [`StateSnapshot`]: a snapshot as a field of a user's own archived struct.
+//!
+//! The archive of a snapshot is its image, as bytes at a multiple of 16. rkyv's own check of an archive sees only bytes;
+//! the image in them is verified when it is opened, as any image.
+
+use rkyv::bytecheck::CheckBytes;
+use rkyv::munge::munge;
+use rkyv::rancor::{Fallible, Source};
+use rkyv::ser::{Writer, WriterExt};
+use rkyv::vec::{ArchivedVec, VecResolver};
+use rkyv::{Archive, Deserialize, Place, Portable, Serialize};
+
+use super::StateSnapshot;
+use super::format::ALIGNMENT;
+use crate::StateError;
+
+/// The archived form of a [`StateSnapshot`]: the bytes of its image.
+///
+/// ```
+/// use opstate::StateSnapshot;
+/// use rkyv::{Archive, Deserialize, Serialize, rancor};
+///
+/// #[derive(Archive, Serialize, Deserialize)]
+/// struct Checkpoint {
+///     offset: u64,
+///     state: StateSnapshot,
+/// }
+///
+/// # fn main() -> Result<(), rancor::Error> {
+/// let state = StateSnapshot::from_iter([("key", "value")]);
+/// let bytes = rkyv::to_bytes::<rancor::Error>(&Checkpoint { offset: 7, state: state.clone() })?;
+///
+/// let restored = rkyv::from_bytes::<Checkpoint, rancor::Error>(&bytes)?;
+/// assert_eq!((restored.offset, restored.state), (7, state));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Portable, CheckBytes)]
+#[bytecheck(crate = rkyv::bytecheck)]
+#[repr(transparent)]
+pub struct ArchivedStateSnapshot {
+    image: ArchivedVec<u8>,
+}
+
+impl ArchivedStateSnapshot {
+    /// Returns the bytes of the image, which nothing has verified yet.
+    pub fn as_image(&self) -> &[u8] {
+        self.image.as_slice()
+    }
+
+    /// Opens a copy of the image. O(n).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`StateSnapshot::from_bytes`].
+    pub fn open(&self) -> Result<StateSnapshot, StateError> {
+        StateSnapshot::from_bytes(self.as_image().to_vec())
+    }
+}
+
+/// What rkyv remembers of a snapshot between writing its image and pointing to it.
+pub struct StateSnapshotResolver {
+    len: usize,
+    image: VecResolver,
+}
+
+impl Archive for StateSnapshot {
+    type Archived = ArchivedStateSnapshot;
+    type Resolver = StateSnapshotResolver;
+
+    fn resolve(&self, resolver: Self::Resolver, out: Place<Self::Archived>) {
+        munge!(let ArchivedStateSnapshot { image } = out);
+        ArchivedVec::resolve_from_len(resolver.len, resolver.image, image);
+    }
+}
+
+/// Fails for an image that would reach beyond the 2 GiB of an rkyv archive; [`StateSnapshot::write_to`] has no such limit.
+impl<S> Serialize<S> for StateSnapshot
+where
+    S: Fallible<Error: Source> + Writer + ?Sized,
+{
+    fn serialize(&self, serializer: &mut S) -> Result<Self::Resolver, S::Error> {
+        let image = self.to_bytes();
+        let position = serializer.align(ALIGNMENT)?;
+        if position.saturating_add(image.len()) > i32::MAX as usize {
+            return Err(S::Error::new(TooLongToArchive { position, len: image.len() }));
+        }
+        serializer.write(&image)?;
+        Ok(StateSnapshotResolver { len: image.len(), image: VecResolver::from_pos(position) })
+    }
+}
+
+impl<D> Deserialize<StateSnapshot, D> for ArchivedStateSnapshot
+where
+    D: Fallible<Error: Source> + ?Sized,
+{
+    fn deserialize(&self, _: &mut D) -> Result<StateSnapshot, D::Error> {
+        self.open().map_err(D::Error::new)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "an image of {len} bytes at byte {position} reaches beyond the 2 GiB of an rkyv archive; write it to a file of its \
+     own with `write_to`"
+)]
+struct TooLongToArchive {
+    position: usize,
+    len: usize,
+}

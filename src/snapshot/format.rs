@@ -1,0 +1,261 @@
+//! The format of an image: what stands where, and the fixed-size parts as values.
+//!
+//! # Layout of version 1
+//!
+//! All numbers are unsigned and little-endian. All offsets count from the start of the image.
+//!
+//! ```text
+//!  +--------+-----------+-----------+-- ... --+--------+---------+
+//!  | header | segment 0 | segment 1 |         | footer | trailer |
+//!  +--------+-----------+-----------+-- ... --+--------+---------+
+//!  0        32          each starts at a multiple of 16          length of the image
+//!
+//!  header, 32 bytes                          trailer, 88 bytes
+//!  offset  bytes                             offset  bytes
+//!       0      8  magic                           0      8  offset of the footer
+//!       8      2  format version                  8      8  length of the footer
+//!      10      2  kind: 1 is a snapshot          16      8  number of segments
+//!      12      4  flags: 0                       24      8  number of entries
+//!      16      8  time, ns since 1970            32      8  sum of the lengths of all keys
+//!      24      8  checksum of bytes 0..24        40      8  sum of the lengths of all values
+//!                                                48     16  fingerprint
+//!  descriptor of a segment, 40 bytes             64      8  checksum of the footer
+//!       0      8  offset of the segment          72      8  checksum of bytes 0..72
+//!       8      8  checksum of the segment        80      8  end magic
+//!      16      8  length of the blob
+//!      24      4  length of the archive       segment
+//!      28      4  number of entries              archive, zeros up to a multiple of 16,
+//!      32      2  length of the first key        blob, zeros up to a multiple of 16
+//!      34      6  zeros
+//!                                             footer
+//!                                                a descriptor for each segment,
+//!                                                then the first key of each segment
+//! ```
+//!
+//! A *segment* is an rkyv archive of four columns: the bytes of all values, where each value ends, the bytes of all
+//! keys, where each key ends. Values come first so that they are aligned. A value as long as a whole segment's target
+//! gets a segment to itself and stands behind the archive as its *blob*, so that writing it needs no copy and an archive
+//! stays far below the 2 GiB that rkyv's 32-bit relative pointers reach. The checksum of a segment covers all of it,
+//! up to the next segment.
+//!
+//! Checksums are XXH3-64 with seed 0. The fingerprint is explained in `fingerprint.rs`.
+//!
+//! # Rules a reader checks
+//!
+//! 1. Magic, end magic, version, kind and flags are known; lengths add up to that of the image exactly.
+//! 2. Every checksum matches.
+//! 3. Segments follow each other without a gap, from the header to the footer; none is empty.
+//! 4. The columns of a segment agree with its descriptor and with each other; ends ascend and the last one is the
+//!    length of its column; a segment with a blob has one entry, whose value in the column is empty.
+//! 5. Keys strictly ascend through the whole image and are within the limit; first keys are those of the descriptors.
+//! 6. The sums in the trailer are true, and so is the fingerprint.
+//!
+//! # Canonical
+//!
+//! Entries are cut into segments by one rule: a segment is closed once the lengths of its keys and values, and eight
+//! bytes for each entry, reach the target of 64 KiB; a value of at least the target stands alone. So equal contents,
+//! written with equal options, give equal bytes but for the time in the header. A reader accepts any cut.
+//!
+//! # Versions
+//!
+//! The first ten bytes keep their meaning in every version. Every later build reads version 1; the golden images of
+//! each version are kept in the tests.
+//!
+//! | version | since | change |
+//! |---|---|---|
+//! | 1 | 0.1.0 | the first |
+
+use twox_hash::XxHash3_64;
+
+use super::Fingerprint;
+use crate::StateError;
+
+/// What an image starts with. The first byte is no ASCII and the last two are a line ending, so that a transfer as text
+/// shows.
+pub(super) const MAGIC: [u8; 8] = *b"\x89OPST8\r\n";
+/// What an image ends with.
+pub(super) const END_MAGIC: [u8; 8] = *b"OPST8END";
+/// The newest format version this build reads, and the one it writes.
+pub(super) const VERSION: u16 = 1;
+/// The alignment of segments and blobs.
+pub(super) const ALIGNMENT: usize = 16;
+
+const KIND_SNAPSHOT: u16 = 1;
+
+/// Computes the checksum used everywhere in an image.
+pub(super) fn checksum(bytes: &[u8]) -> u64 {
+    XxHash3_64::oneshot(bytes)
+}
+
+/// Compares the checksum of `bytes`, which are the `part` at `offset`, with the one `stored` in the image.
+pub(super) fn verify_checksum(part: &'static str, offset: u64, stored: u64, bytes: &[u8]) -> Result<(), StateError> {
+    let computed = checksum(bytes);
+    if computed != stored && !checksums_are_ignored() {
+        return Err(StateError::ChecksumMismatch { part, offset, stored, computed });
+    }
+    Ok(())
+}
+
+/// Whether wrong checksums and fingerprints pass, which only a fuzzing build can ask for.
+pub(super) fn checksums_are_ignored() -> bool {
+    #[cfg(fuzzing)]
+    return crate::fuzzing::checksums_are_ignored();
+    #[cfg(not(fuzzing))]
+    false
+}
+
+/// Reads the `N` bytes at `at`, which the caller knows to be there.
+fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    *bytes[at..].first_chunk().expect("a field lies within its part")
+}
+
+/// The header: says what the bytes are.
+pub(super) struct Header {
+    pub(super) timestamp_ns: u64,
+}
+
+impl Header {
+    pub(super) const LEN: usize = 32;
+    const CHECKED: usize = 24;
+
+    pub(super) fn to_bytes(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[10..12].copy_from_slice(&KIND_SNAPSHOT.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.timestamp_ns.to_le_bytes());
+        let sum = checksum(&bytes[..Self::CHECKED]);
+        bytes[24..32].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the header from the start of `image`, of which nothing is known yet.
+    pub(super) fn read(image: &[u8]) -> Result<Self, StateError> {
+        let start = &image[..image.len().min(MAGIC.len())];
+        if !MAGIC.starts_with(start) {
+            return Err(StateError::NotAnImage { found: start.to_vec(), expected: MAGIC });
+        }
+        if image.len() < Self::LEN + Trailer::LEN {
+            return Err(StateError::Truncated { len: image.len() as u64, needed: (Self::LEN + Trailer::LEN) as u64 });
+        }
+        let version = u16::from_le_bytes(field(image, 8));
+        if version > VERSION {
+            return Err(StateError::UnsupportedVersion { found: version, supported: VERSION });
+        }
+        verify_checksum("header", 0, u64::from_le_bytes(field(image, 24)), &image[..Self::CHECKED])?;
+        let expect = |problem, found: u64, expected: u64| {
+            if found == expected {
+                return Ok(());
+            }
+            Err(StateError::Malformed { part: "header", offset: 0, problem, found, expected })
+        };
+        expect("format version 0 was never written", version.into(), VERSION.into())?;
+        expect("this kind of image is unknown", u16::from_le_bytes(field(image, 10)).into(), KIND_SNAPSHOT.into())?;
+        expect("these flags are unknown", u32::from_le_bytes(field(image, 12)).into(), 0)?;
+        Ok(Self { timestamp_ns: u64::from_le_bytes(field(image, 16)) })
+    }
+}
+
+/// The fixed part of what the footer says of one segment.
+#[derive(Clone)]
+pub(super) struct Descriptor {
+    pub(super) offset: u64,
+    pub(super) checksum: u64,
+    pub(super) blob_len: u64,
+    pub(super) archive_len: u32,
+    pub(super) entries: u32,
+    pub(super) first_key_len: u16,
+}
+
+impl Descriptor {
+    pub(super) const LEN: usize = 40;
+
+    pub(super) fn to_bytes(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[..8].copy_from_slice(&self.offset.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.checksum.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.blob_len.to_le_bytes());
+        bytes[24..28].copy_from_slice(&self.archive_len.to_le_bytes());
+        bytes[28..32].copy_from_slice(&self.entries.to_le_bytes());
+        bytes[32..34].copy_from_slice(&self.first_key_len.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a descriptor from its `LEN` bytes.
+    pub(super) fn read(bytes: &[u8]) -> Self {
+        Self {
+            offset: u64::from_le_bytes(field(bytes, 0)),
+            checksum: u64::from_le_bytes(field(bytes, 8)),
+            blob_len: u64::from_le_bytes(field(bytes, 16)),
+            archive_len: u32::from_le_bytes(field(bytes, 24)),
+            entries: u32::from_le_bytes(field(bytes, 28)),
+            first_key_len: u16::from_le_bytes(field(bytes, 32)),
+        }
+    }
+
+    /// Where the blob starts within the segment, and the length of the whole segment; `None` past `u64::MAX`.
+    pub(super) fn extent(&self) -> Option<(u64, u64)> {
+        let blob_start = u64::from(self.archive_len).next_multiple_of(ALIGNMENT as u64);
+        let len = blob_start.checked_add(self.blob_len)?.checked_next_multiple_of(ALIGNMENT as u64)?;
+        Some((blob_start, len))
+    }
+}
+
+/// The trailer: finds and checks the footer, and holds what is true of the whole image.
+pub(super) struct Trailer {
+    pub(super) footer_offset: u64,
+    pub(super) footer_len: u64,
+    pub(super) segments: u64,
+    pub(super) entries: u64,
+    pub(super) key_bytes: u64,
+    pub(super) value_bytes: u64,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) footer_checksum: u64,
+}
+
+impl Trailer {
+    pub(super) const LEN: usize = 88;
+    const CHECKED: usize = 72;
+
+    pub(super) fn to_bytes(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        let numbers =
+            [self.footer_offset, self.footer_len, self.segments, self.entries, self.key_bytes, self.value_bytes];
+        for (to, number) in bytes.chunks_exact_mut(8).zip(numbers) {
+            to.copy_from_slice(&number.to_le_bytes());
+        }
+        bytes[48..64].copy_from_slice(&self.fingerprint.to_le_bytes());
+        bytes[64..72].copy_from_slice(&self.footer_checksum.to_le_bytes());
+        let sum = checksum(&bytes[..Self::CHECKED]);
+        bytes[72..80].copy_from_slice(&sum.to_le_bytes());
+        bytes[80..].copy_from_slice(&END_MAGIC);
+        bytes
+    }
+
+    /// Reads the trailer from the end of `image`, which starts with a sound header and is long enough for both.
+    pub(super) fn read(image: &[u8]) -> Result<Self, StateError> {
+        let offset = image.len() - Self::LEN;
+        let bytes = &image[offset..];
+        if bytes[80..] != END_MAGIC {
+            return Err(StateError::Malformed {
+                part: "trailer",
+                offset: offset as u64,
+                problem: "the image does not end as images do; it was cut short or bytes were added",
+                found: u64::from_le_bytes(field(bytes, 80)),
+                expected: u64::from_le_bytes(END_MAGIC),
+            });
+        }
+        verify_checksum("trailer", offset as u64, u64::from_le_bytes(field(bytes, 72)), &bytes[..Self::CHECKED])?;
+        let number = |index: usize| u64::from_le_bytes(field(bytes, index * 8));
+        Ok(Self {
+            footer_offset: number(0),
+            footer_len: number(1),
+            segments: number(2),
+            entries: number(3),
+            key_bytes: number(4),
+            value_bytes: number(5),
+            fingerprint: Fingerprint::from_le_bytes(field(bytes, 48)),
+            footer_checksum: number(8),
+        })
+    }
+}

@@ -1,0 +1,340 @@
+//! [`Image`]: an opened image, which answers from its bytes as they are.
+//!
+//! # Design
+//!
+//! Opening verifies everything that `format.rs` lists and keeps, for each segment, where its columns start. After that
+//! all reading is slicing of the bytes, checked like any slicing; rkyv is not asked again.
+//!
+//! # Invariants
+//!
+//! 1. `bytes` is an image that passed every rule of `format.rs`; `segments` are its segments, in order.
+//! 2. Hence every end in a column lies within that column, no segment is empty, and keys strictly ascend.
+
+use std::any::Any;
+use std::ops::{Bound, ControlFlow, Range};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rkyv::util::AlignedVec;
+
+use super::format::{Descriptor, Header, Trailer, checksums_are_ignored, verify_checksum};
+use super::segment::ColumnOffsets;
+use super::{Fingerprint, Source};
+use crate::store::{Entries, KeyBounds, is_inverted};
+use crate::{MAX_KEY_LEN, MAX_VALUE_LEN, StateError};
+
+pub(super) struct Image {
+    bytes: Bytes,
+    segments: Vec<Segment>,
+    len: usize,
+    size_bytes: usize,
+}
+
+/// Where the parts of one segment start, in bytes from the start of the image.
+struct Segment {
+    entries: usize,
+    keys: usize,
+    key_ends: usize,
+    values: usize,
+    value_ends: usize,
+    blob: Range<usize>,
+}
+
+/// An entry's place. The end of the image is index 0 of the segment after the last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Position {
+    segment: usize,
+    index: usize,
+}
+
+impl Image {
+    /// Opens and verifies an image, and returns the time and the fingerprint of it beside it.
+    pub(super) fn open(bytes: Bytes) -> Result<(Self, u64, Fingerprint), StateError> {
+        let header = Header::read(&bytes)?;
+        let trailer = Trailer::read(&bytes)?;
+        let bytes = align(bytes);
+        let (segments, fingerprint) = Verifier::new(&bytes).verify(&trailer)?;
+        // Both fit: they count entries and bytes that are in memory.
+        let len = trailer.entries as usize;
+        let size_bytes = (trailer.key_bytes + trailer.value_bytes) as usize;
+        Ok((Self { bytes, segments, len, size_bytes }, header.timestamp_ns, fingerprint))
+    }
+
+    fn entry(&self, at: Position) -> (Range<usize>, Range<usize>) {
+        let segment = &self.segments[at.segment];
+        (segment.key(&self.bytes, at.index), segment.value(&self.bytes, at.index))
+    }
+
+    /// The first position whose key does not satisfy `before`, which holds for a run of keys from the start.
+    fn partition_point(&self, before: impl Fn(&[u8]) -> bool) -> Position {
+        let key = |segment: &Segment, index| &self.bytes[segment.key(&self.bytes, index)];
+        let following = self.segments.partition_point(|segment| before(key(segment, 0)));
+        let Some(segment) = following.checked_sub(1) else { return Position { segment: 0, index: 0 } };
+        let (mut low, mut high) = (1, self.segments[segment].entries);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if before(key(&self.segments[segment], middle)) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        self.normalized(Position { segment, index: low })
+    }
+
+    /// The same position, with the place after a segment's last entry named as the start of the next segment.
+    fn normalized(&self, at: Position) -> Position {
+        if at.index < self.segments[at.segment].entries { at } else { Position { segment: at.segment + 1, index: 0 } }
+    }
+
+    fn positions(&self, (start, end): KeyBounds<'_>) -> Positions<'_> {
+        let last = Position { segment: self.segments.len(), index: 0 };
+        if is_inverted((start, end)) {
+            return Positions { image: self, next: last, end: last };
+        }
+        let next = match start {
+            Bound::Unbounded => Position { segment: 0, index: 0 },
+            Bound::Included(bound) => self.partition_point(|key| key < bound),
+            Bound::Excluded(bound) => self.partition_point(|key| key <= bound),
+        };
+        let end = match end {
+            Bound::Unbounded => last,
+            Bound::Included(bound) => self.partition_point(|key| key <= bound),
+            Bound::Excluded(bound) => self.partition_point(|key| key < bound),
+        };
+        Positions { image: self, next, end }
+    }
+}
+
+impl Source for Image {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.size_bytes
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Bytes> {
+        let at = self.partition_point(|other| other < key);
+        if at.segment == self.segments.len() {
+            return None;
+        }
+        let (found, value) = self.entry(at);
+        (self.bytes[found] == *key).then(|| self.bytes.slice(value))
+    }
+
+    fn scan<'a>(&'a self, range: KeyBounds<'a>) -> Entries<'a> {
+        Box::new(self.positions(range).map(|at| {
+            let (key, value) = self.entry(at);
+            (self.bytes.slice(key), self.bytes.slice(value))
+        }))
+    }
+
+    fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+        let _ = self.positions(range).try_for_each(|at| {
+            let (key, value) = self.entry(at);
+            f(&self.bytes[key], &self.bytes[value])
+        });
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+struct Positions<'a> {
+    image: &'a Image,
+    next: Position,
+    end: Position,
+}
+
+impl Iterator for Positions<'_> {
+    type Item = Position;
+
+    fn next(&mut self) -> Option<Position> {
+        if self.next >= self.end {
+            return None;
+        }
+        let at = self.next;
+        self.next = self.image.normalized(Position { index: at.index + 1, ..at });
+        Some(at)
+    }
+}
+
+impl Segment {
+    fn key(&self, image: &[u8], index: usize) -> Range<usize> {
+        element(image, self.keys, self.key_ends, index)
+    }
+
+    fn value(&self, image: &[u8], index: usize) -> Range<usize> {
+        if self.blob.is_empty() { element(image, self.values, self.value_ends, index) } else { self.blob.clone() }
+    }
+}
+
+/// The place of an element of the column that starts at `column`, whose ends start at `ends`.
+fn element(image: &[u8], column: usize, ends: usize, index: usize) -> Range<usize> {
+    let start = if index == 0 { 0 } else { end_at(image, ends, index - 1) };
+    column + start..column + end_at(image, ends, index)
+}
+
+fn end_at(image: &[u8], ends: usize, index: usize) -> usize {
+    let at = ends + index * size_of::<u32>();
+    u32::from_le_bytes(*image[at..].first_chunk().expect("a column of ends has an end for every entry")) as usize
+}
+
+/// Returns the bytes at the alignment in memory that archives need, copied if they are not.
+fn align(bytes: Bytes) -> Bytes {
+    if bytes.as_ptr().addr() % ColumnOffsets::ALIGNMENT == 0 {
+        return bytes;
+    }
+    let mut aligned: AlignedVec = AlignedVec::with_capacity(bytes.len());
+    aligned.extend_from_slice(&bytes);
+    Bytes::from_owner(aligned)
+}
+
+/// Checks the rules of `format.rs` in one pass over the segments. Nothing in the image is believed until then.
+struct Verifier<'a> {
+    image: &'a [u8],
+    last_key: Option<&'a [u8]>,
+    entries: u64,
+    key_bytes: u64,
+    value_bytes: u64,
+    fingerprint: Fingerprint,
+}
+
+/// The least room a segment takes beside its descriptor: the root of its archive and the ends of one entry.
+const LEAST_SEGMENT: u64 = 48;
+
+impl<'a> Verifier<'a> {
+    fn new(image: &'a [u8]) -> Self {
+        Self { image, last_key: None, entries: 0, key_bytes: 0, value_bytes: 0, fingerprint: Fingerprint::EMPTY }
+    }
+
+    fn verify(mut self, trailer: &Trailer) -> Result<(Vec<Segment>, Fingerprint), StateError> {
+        let trailer_offset = (self.image.len() - Trailer::LEN) as u64;
+        let in_trailer = |problem, found, expected| rule("trailer", trailer_offset, problem, found, expected);
+
+        let footer_offset = trailer.footer_offset;
+        let footer_end = footer_offset.saturating_add(trailer.footer_len);
+        in_trailer("the footer does not end where the trailer starts", footer_end, trailer_offset)?;
+        let body_len = footer_offset.saturating_sub(Header::LEN as u64);
+        in_trailer("the footer starts within the header", footer_offset, Header::LEN as u64 + body_len)?;
+        let footer = &self.image[footer_offset as usize..trailer_offset as usize];
+        verify_checksum("footer", footer_offset, trailer.footer_checksum, footer)?;
+
+        // No more are allocated than there is room for.
+        let most = (footer.len() / Descriptor::LEN) as u64;
+        let most = most.min(body_len / LEAST_SEGMENT);
+        in_trailer("there is no room for so many segments", trailer.segments, trailer.segments.min(most))?;
+        let mut segments = Vec::with_capacity(trailer.segments as usize);
+        let (descriptors, mut first_keys) = footer.split_at(trailer.segments as usize * Descriptor::LEN);
+        let mut offset = Header::LEN as u64;
+        for descriptor in descriptors.chunks_exact(Descriptor::LEN).map(Descriptor::read) {
+            let len = usize::from(descriptor.first_key_len).min(first_keys.len());
+            let (first_key, rest) = first_keys.split_at(len);
+            first_keys = rest;
+            let (segment, next) = self.verify_segment(&descriptor, offset, footer_offset, first_key)?;
+            segments.push(segment);
+            offset = next;
+        }
+        let in_footer = |problem, found, expected| rule("footer", footer_offset, problem, found, expected);
+        in_footer("the segments do not end where the footer starts", offset, footer_offset)?;
+        in_footer("there are bytes after the last first key", first_keys.len() as u64, 0)?;
+
+        in_trailer("the number of entries is not true", trailer.entries, self.entries)?;
+        in_trailer("the length of all keys is not true", trailer.key_bytes, self.key_bytes)?;
+        in_trailer("the length of all values is not true", trailer.value_bytes, self.value_bytes)?;
+        if !checksums_are_ignored() {
+            let (found, expected) = (trailer.fingerprint.halves(), self.fingerprint.halves());
+            in_trailer("the fingerprint is not that of the entries", found.0, expected.0)?;
+            in_trailer("the fingerprint is not that of the entries", found.1, expected.1)?;
+        }
+        Ok((segments, self.fingerprint))
+    }
+
+    /// Verifies the segment that has to start at `offset` and end before `end`; returns where it ends, too.
+    fn verify_segment(
+        &mut self,
+        descriptor: &Descriptor,
+        offset: u64,
+        end: u64,
+        first_key: &[u8],
+    ) -> Result<(Segment, u64), StateError> {
+        let check = |problem, found, expected| rule("segment", offset, problem, found, expected);
+        check("its descriptor says another place", descriptor.offset, offset)?;
+        let (blob_offset, len) = descriptor.extent().unwrap_or((0, u64::MAX));
+        check("it does not end before the footer", len, len.min(end - offset))?;
+
+        // Within the image from here on.
+        let start = offset as usize;
+        let bytes = &self.image[start..start + len as usize];
+        verify_checksum("segment", offset, descriptor.checksum, bytes)?;
+        let archive = &bytes[..descriptor.archive_len as usize];
+        let columns = ColumnOffsets::find(archive);
+        check("it is no archive of columns", columns.is_some().into(), 1)?;
+        let columns = columns.unwrap_or_default();
+
+        let entries = descriptor.entries as usize;
+        check("it is empty", descriptor.entries.into(), descriptor.entries.max(1).into())?;
+        let ends_len = descriptor.entries as u64 * size_of::<u32>() as u64;
+        check("the number of ends of keys is not that of entries", columns.key_ends.len() as u64, ends_len)?;
+        check("the number of ends of values is not that of entries", columns.value_ends.len() as u64, ends_len)?;
+        if descriptor.blob_len > 0 {
+            check("a segment with a blob has one entry", descriptor.entries.into(), 1)?;
+            check("a segment with a blob has no other value", columns.values.len() as u64, 0)?;
+        }
+        check_ends(&archive[columns.key_ends.clone()], columns.keys.len(), check)?;
+        check_ends(&archive[columns.value_ends.clone()], columns.values.len(), check)?;
+
+        let blob_start = start + blob_offset as usize;
+        let segment = Segment {
+            entries,
+            keys: start + columns.keys.start,
+            key_ends: start + columns.key_ends.start,
+            values: start + columns.values.start,
+            value_ends: start + columns.value_ends.start,
+            blob: blob_start..blob_start + descriptor.blob_len as usize,
+        };
+        for index in 0..entries {
+            let key = &self.image[segment.key(self.image, index)];
+            let value = &self.image[segment.value(self.image, index)];
+            check("a key is too long", key.len() as u64, key.len().min(MAX_KEY_LEN) as u64)?;
+            check("a value is too long", value.len() as u64, value.len().min(MAX_VALUE_LEN) as u64)?;
+            let ascends = self.last_key.is_none_or(|last| last < key);
+            check("a key does not sort after the one before it", ascends.into(), 1)?;
+            if index == 0 {
+                check("its first key is not that of the footer", (key == first_key).into(), 1)?;
+            }
+            self.last_key = Some(key);
+            self.key_bytes += key.len() as u64;
+            self.value_bytes += value.len() as u64;
+            self.fingerprint.add(key, value);
+        }
+        self.entries += entries as u64;
+        Ok((segment, offset + len))
+    }
+}
+
+/// Checks that a column of ends ascends and ends at the length of the column it belongs to.
+fn check_ends(
+    ends: &[u8],
+    column_len: usize,
+    check: impl Fn(&'static str, u64, u64) -> Result<(), StateError>,
+) -> Result<(), StateError> {
+    let mut last = 0;
+    for at in 0..ends.len() / size_of::<u32>() {
+        let end = end_at(ends, 0, at) as u64;
+        check("an end lies before the one before it", end, end.max(last))?;
+        last = end;
+    }
+    check("the last end is not the length of its column", last, column_len as u64)
+}
+
+/// The error of a broken rule, unless what was found is what was expected.
+fn rule(part: &'static str, offset: u64, problem: &'static str, found: u64, expected: u64) -> Result<(), StateError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(StateError::Malformed { part, offset, problem, found, expected })
+}

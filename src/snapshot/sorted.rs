@@ -1,0 +1,78 @@
+//! [`SortedEntries`]: a snapshot's entries as a sorted vector of handles.
+
+use std::any::Any;
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Source;
+use crate::store::{Entries, KeyBounds, is_inverted};
+use crate::{StateError, check_entry_len};
+
+/// Invariants: keys strictly ascend; every entry is within the limits of the contract; `size_bytes` is their sum.
+pub(super) struct SortedEntries {
+    entries: Vec<(Bytes, Bytes)>,
+    size_bytes: usize,
+}
+
+impl SortedEntries {
+    /// Takes entries that strictly ascend, and fails for any others.
+    pub(super) fn new(entries: Vec<(Bytes, Bytes)>) -> Result<Self, StateError> {
+        let mut size_bytes = 0;
+        for (index, (key, value)) in entries.iter().enumerate() {
+            check_entry_len(key, value)?;
+            if index > 0 && entries[index - 1].0 >= *key {
+                return Err(StateError::NotSorted { index });
+            }
+            size_bytes += key.len() + value.len();
+        }
+        Ok(Self { entries, size_bytes })
+    }
+
+    fn within(&self, (start, end): KeyBounds<'_>) -> &[(Bytes, Bytes)] {
+        if is_inverted((start, end)) {
+            return &[];
+        }
+        let below = |bound: &[u8]| self.entries.partition_point(|(key, _)| key < bound);
+        let up_to = |bound: &[u8]| self.entries.partition_point(|(key, _)| key <= bound);
+        let start = match start {
+            Bound::Unbounded => 0,
+            Bound::Included(key) => below(key),
+            Bound::Excluded(key) => up_to(key),
+        };
+        let end = match end {
+            Bound::Unbounded => self.entries.len(),
+            Bound::Included(key) => up_to(key),
+            Bound::Excluded(key) => below(key),
+        };
+        &self.entries[start..end]
+    }
+}
+
+impl Source for SortedEntries {
+    fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.size_bytes
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Bytes> {
+        let found = self.entries.binary_search_by(|(other, _)| other[..].cmp(key)).ok()?;
+        Some(self.entries[found].1.clone())
+    }
+
+    fn scan<'a>(&'a self, range: KeyBounds<'a>) -> Entries<'a> {
+        Box::new(self.within(range).iter().cloned())
+    }
+
+    fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+        let _ = self.within(range).iter().try_for_each(|(key, value)| f(key, value));
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}

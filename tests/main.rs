@@ -1,1 +1,21 @@
 //! The tests of the public contract, in one binary.
+
+//mod conformance;
+mod counting;
+mod damage;
+//mod flights;
+mod forge;
+mod golden;
+mod layout;
+mod model;
+mod snapshot;
+mod typed;
+
+use proptest::prelude::ProptestConfig;
+use proptest::test_runner::FileFailurePersistence;
+
+/// Runs that many cases; those that ever failed are kept beside the test's source and run first.
+fn cases(cases: u32) -> ProptestConfig {
+    let kept = FileFailurePersistence::WithSource("regressions");
+    ProptestConfig { cases, failure_persistence: Some(Box::new(kept)), ..ProptestConfig::default() }
+}

@@ -20,7 +20,7 @@
 //!      24      8  checksum of bytes 0..24        40      8  sum of the lengths of all values
 //!                                                48     16  fingerprint
 //!  descriptor of a segment, 40 bytes             64      8  checksum of the footer
-//!       0      8  offset of the segment          72      8  checksum of bytes 0..72
+//!       0      8  offset of the segment          72      8  checksum of the header and bytes 0..72
 //!       8      8  checksum of the segment        80      8  end magic
 //!      16      8  length of the blob
 //!      24      4  length of the archive       segment
@@ -38,7 +38,8 @@
 //! stays far below the 2 GiB that rkyv's 32-bit relative pointers reach. The checksum of a segment covers all of it,
 //! up to the next segment.
 //!
-//! Checksums are XXH3-64 with seed 0. The fingerprint is explained in `fingerprint.rs`.
+//! Checksums are XXH3-64 with seed 0. That of the trailer is over the header followed by the trailer's first 72 bytes, so
+//! that the start of one image and the end of another, as a torn write leaves them, do not pass for a third. The fingerprint is explained in `fingerprint.rs`.
 //!
 //! # Rules a reader checks
 //!
@@ -217,7 +218,8 @@ impl Trailer {
     pub(super) const LEN: usize = 88;
     const CHECKED: usize = 72;
 
-    pub(super) fn to_bytes(&self) -> [u8; Self::LEN] {
+    /// The trailer of an image that starts with `header`.
+    pub(super) fn to_bytes(&self, header: &[u8]) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
         let numbers =
             [self.footer_offset, self.footer_len, self.segments, self.entries, self.key_bytes, self.value_bytes];
@@ -226,7 +228,7 @@ impl Trailer {
         }
         bytes[48..64].copy_from_slice(&self.fingerprint.to_le_bytes());
         bytes[64..72].copy_from_slice(&self.footer_checksum.to_le_bytes());
-        let sum = checksum(&bytes[..Self::CHECKED]);
+        let sum = checksum(&[header, &bytes[..Self::CHECKED]].concat());
         bytes[72..80].copy_from_slice(&sum.to_le_bytes());
         bytes[80..].copy_from_slice(&END_MAGIC);
         bytes
@@ -245,7 +247,8 @@ impl Trailer {
                 expected: u64::from_le_bytes(END_MAGIC),
             });
         }
-        verify_checksum("trailer", offset as u64, u64::from_le_bytes(field(bytes, 72)), &bytes[..Self::CHECKED])?;
+        let checked = [&image[..Header::LEN], &bytes[..Self::CHECKED]].concat();
+        verify_checksum("trailer", offset as u64, u64::from_le_bytes(field(bytes, 72)), &checked)?;
         let number = |index: usize| u64::from_le_bytes(field(bytes, index * 8));
         Ok(Self {
             footer_offset: number(0),

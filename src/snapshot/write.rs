@@ -76,6 +76,7 @@ pub(super) fn write_image(
 
 struct ImageWriter<W> {
     out: W,
+    header: [u8; Header::LEN],
     written: u64,
     segment_bytes: usize,
     /// The entries of the segment that is being filled.
@@ -99,9 +100,11 @@ impl<W: Write> ImageWriter<W> {
         options: ImageOptions,
         mut out: W,
     ) -> io::Result<Self> {
-        out.write_all(&Header { timestamp_ns }.to_bytes())?;
+        let header = Header { timestamp_ns }.to_bytes();
+        out.write_all(&header)?;
         Ok(Self {
             out,
+            header,
             written: Header::LEN as u64,
             segment_bytes: options.segment_bytes,
             columns: Columns::default(),
@@ -199,7 +202,7 @@ impl<W: Write> ImageWriter<W> {
             fingerprint: self.fingerprint,
             footer_checksum: checksum(&footer),
         };
-        self.write(&trailer.to_bytes())?;
+        self.write(&trailer.to_bytes(&self.header))?;
         self.out.flush()?;
         Ok((self.written, self.fingerprint))
     }

@@ -1,0 +1,85 @@
+//! An allocator that counts for each thread, to test what is promised of allocations.
+
+#![allow(unsafe_code, reason = "a global allocator is unsafe to implement; this one only counts and passes on")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+thread_local! {
+    static COUNTS: Cell<Counts> = const { Cell::new(Counts { calls: 0, live: 0, peak: 0 }) };
+}
+
+#[derive(Clone, Copy)]
+struct Counts {
+    calls: usize,
+    /// Allocated minus freed on this thread; what another thread allocated may be freed here.
+    live: isize,
+    peak: isize,
+}
+
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn count(allocated: usize, freed: usize) {
+    // While a thread ends there is nothing to count in.
+    let _ = COUNTS.try_with(|counts| {
+        let mut now = counts.get();
+        now.calls += usize::from(allocated > 0);
+        now.live += allocated as isize - freed as isize;
+        now.peak = now.peak.max(now.live);
+        counts.set(now);
+    });
+}
+
+// SAFETY: every call is passed on to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size(), 0);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        count(0, layout.size());
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(block, layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // Both blocks are there while one is copied to the other.
+        count(size, 0);
+        count(0, layout.size());
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.realloc(block, layout, size) }
+    }
+}
+
+/// What a piece of code allocated on its thread.
+pub(crate) struct Allocated {
+    /// How often it asked for memory.
+    pub(crate) calls: usize,
+    /// The most that was in use at once, beyond what was in use before.
+    pub(crate) peak_bytes: usize,
+}
+
+/// Runs `f` and counts what it allocates on this thread.
+pub(crate) fn allocated_by<R>(f: impl FnOnce() -> R) -> (R, Allocated) {
+    let before = COUNTS.get();
+    COUNTS.set(Counts { peak: before.live, ..before });
+    let result = f();
+    let after = COUNTS.get();
+    COUNTS.set(Counts { peak: after.peak.max(before.peak), ..after });
+    let peak_bytes = usize::try_from(after.peak - before.live).unwrap_or(0);
+    (result, Allocated { calls: after.calls - before.calls, peak_bytes })
+}
+
+#[test]
+fn it_counts() {
+    let (kept, allocated) = allocated_by(|| {
+        drop(vec![0_u8; 1000]);
+        vec![0_u8; 300]
+    });
+    assert_eq!((kept.len(), allocated.calls, allocated.peak_bytes), (300, 2, 1000));
+}

@@ -1,0 +1,172 @@
+//! Images damaged by accident: an error or the very same contents, for more than 50,000 of them.
+
+use std::sync::LazyLock;
+
+use opstate::{ImageOptions, StateError, StateSnapshot};
+use proptest::prelude::*;
+
+use crate::cases;
+
+/// Snapshots with images of several sizes and shapes.
+fn samples() -> Vec<(StateSnapshot, Vec<u8>)> {
+    let numbered = |count: u32, value_len: usize, segment_bytes: usize| {
+        let entries = (0..count).map(|i| (format!("key/{i:05}"), vec![i as u8; value_len]));
+        let snapshot = StateSnapshot::from_iter(entries.map(|(key, value)| (key.into_bytes(), value)));
+        let mut image = Vec::new();
+        snapshot.write_with(ImageOptions::new().segment_bytes(segment_bytes), &mut image).unwrap();
+        (snapshot, image)
+    };
+    vec![
+        numbered(0, 0, 64),
+        numbered(1, 0, 1 << 16),
+        numbered(3, 5, 1 << 16),
+        // Values that have a segment each, as blobs.
+        numbered(4, 100, 64),
+        // Many segments.
+        numbered(60, 7, 100),
+        // One segment.
+        numbered(150, 8, 1 << 16),
+    ]
+}
+
+/// Opens a damaged image and returns the error, after checking that no error means no difference.
+fn open_damaged(snapshot: &StateSnapshot, damaged: Vec<u8>) -> Option<StateError> {
+    match StateSnapshot::from_bytes(damaged) {
+        Ok(opened) => {
+            assert_eq!(&opened, snapshot);
+            assert_eq!(opened.fingerprint(), snapshot.fingerprint());
+            None
+        }
+        Err(error) => Some(error),
+    }
+}
+
+#[test]
+fn every_truncation_and_every_flipped_bit_is_an_error() {
+    let mut damaged = 0;
+    for (snapshot, image) in samples() {
+        assert!(open_damaged(&snapshot, image.clone()).is_none());
+        for len in 0..image.len() {
+            let error = open_damaged(&snapshot, image[..len].to_vec()).expect("a truncation goes unnoticed");
+            if len < 32 + 88 {
+                assert!(matches!(error, StateError::Truncated { needed: 120, .. }), "{len}: {error}");
+            }
+            damaged += 1;
+        }
+        for bit in 0..image.len() * 8 {
+            let mut flipped = image.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(open_damaged(&snapshot, flipped).is_some(), "flipped bit {bit} goes unnoticed");
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 50_000, "{damaged}");
+}
+
+#[test]
+fn zeros_and_other_files_are_no_images() {
+    for len in [0, 1, 7, 8, 119, 120, 121, 5000] {
+        for byte in [0, b'\n', 0xFF] {
+            let result = StateSnapshot::from_bytes(vec![byte; len]);
+            if len == 0 {
+                assert!(matches!(result, Err(StateError::Truncated { len: 0, .. })));
+            } else {
+                assert!(matches!(result, Err(StateError::NotAnImage { .. })));
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Damage {
+    Swap(prop::sample::Index, prop::sample::Index, usize),
+    Cut(prop::sample::Index, usize),
+    Insert(prop::sample::Index, Vec<u8>),
+    Repeat(prop::sample::Index, usize),
+    Overwrite(prop::sample::Index, Vec<u8>),
+    Zero(prop::sample::Index, usize),
+    OtherTail(usize, prop::sample::Index),
+}
+
+fn any_damage() -> impl Strategy<Value = Damage> {
+    let place = any::<prop::sample::Index>;
+    let some = || proptest::collection::vec(any::<u8>(), 1..40);
+    prop_oneof![
+        (place(), place(), 1_usize..64).prop_map(|(a, b, len)| Damage::Swap(a, b, len)),
+        (place(), 1_usize..300).prop_map(|(at, len)| Damage::Cut(at, len)),
+        (place(), some()).prop_map(|(at, bytes)| Damage::Insert(at, bytes)),
+        (place(), 1_usize..300).prop_map(|(at, len)| Damage::Repeat(at, len)),
+        (place(), some()).prop_map(|(at, bytes)| Damage::Overwrite(at, bytes)),
+        (place(), 1_usize..600).prop_map(|(at, len)| Damage::Zero(at, len)),
+        (0_usize..6, place()).prop_map(|(other, at)| Damage::OtherTail(other, at)),
+    ]
+}
+
+fn apply(damage: Damage, image: &mut Vec<u8>, samples: &[(StateSnapshot, Vec<u8>)]) {
+    let len = image.len();
+    if len == 0 {
+        return;
+    }
+    match damage {
+        Damage::Swap(a, b, run) => {
+            let run = run.min(len / 2);
+            let (a, b) = (a.index(len - 2 * run + 1), b.index(len - 2 * run + 1));
+            let (low, high) = (a.min(b), a.max(b) + run);
+            for i in 0..run {
+                image.swap(low + i, high + i);
+            }
+        }
+        Damage::Cut(at, run) => {
+            let at = at.index(len);
+            image.drain(at..(at + run).min(len));
+        }
+        Damage::Insert(at, bytes) => {
+            let at = at.index(len + 1);
+            image.splice(at..at, bytes);
+        }
+        Damage::Repeat(at, run) => {
+            let at = at.index(len);
+            let end = (at + run).min(len);
+            let again = image[at..end].to_vec();
+            image.splice(end..end, again);
+        }
+        Damage::Overwrite(at, bytes) => {
+            let at = at.index(len);
+            let run = bytes.len().min(len - at);
+            image[at..at + run].copy_from_slice(&bytes[..run]);
+        }
+        Damage::Zero(at, run) => {
+            let at = at.index(len);
+            let end = (at + run).min(len);
+            image[at..end].fill(0);
+        }
+        // A torn write: the start of one image, the rest from another.
+        Damage::OtherTail(other, at) => {
+            let other = &samples[other].1;
+            let at = at.index(len.min(other.len()));
+            image.truncate(at);
+            image.extend_from_slice(&other[at..]);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(15_000))]
+
+    #[test]
+    fn other_damage_is_an_error_or_no_damage(
+        which in 0_usize..6,
+        damages in proptest::collection::vec(any_damage(), 1..3),
+    ) {
+        static SAMPLES: LazyLock<Vec<(StateSnapshot, Vec<u8>)>> = LazyLock::new(samples);
+        let (snapshot, image) = &SAMPLES[which];
+        let mut damaged = image.clone();
+        for damage in damages {
+            apply(damage, &mut damaged, &SAMPLES);
+        }
+        // The tail of another sample may well be all of it.
+        if SAMPLES.iter().all(|(_, whole)| *whole != damaged) {
+            prop_assert!(open_damaged(snapshot, damaged).is_some());
+        }
+    }
+}

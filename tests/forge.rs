@@ -1,0 +1,204 @@
+//! Images by someone who knows the format and computes every checksum: an error, or a well-formed snapshot.
+
+use opstate::{ImageOptions, StateError, StateSnapshot};
+use proptest::prelude::*;
+
+use crate::cases;
+use crate::counting::allocated_by;
+use crate::layout::{
+    DESCRIPTOR, HEADER, Segment, TRAILER, assemble, assert_well_formed, extents, get_u64, open_forged, seal,
+    seal_parts, set_u64,
+};
+
+fn sound() -> Vec<Segment> {
+    vec![
+        Segment::of(&[(b"", b"empty key"), (b"a", b"1"), (b"a\0", b"")]),
+        Segment::with_blob(b"b", &[7; 100]),
+        Segment::of(&[(b"ba", b"22"), (b"c", b"333"), (b"\xFF\xFF", b"4444")]),
+    ]
+}
+
+/// The rule that the image breaks, as the error names it.
+fn broken_rule(segments: &[Segment]) -> &'static str {
+    let mut image = assemble(segments);
+    match open_forged(&mut image) {
+        Err(StateError::Malformed { problem, .. }) => problem,
+        Err(error) => panic!("another error: {error}"),
+        Ok(_) => panic!("no error"),
+    }
+}
+
+#[test]
+fn a_second_implementation_writes_the_same_image() {
+    let a = [(&b"a"[..], &b"11"[..]), (b"b", b"2222"), (b"c", b"")];
+    let d = [(&b"d"[..], &b"3"[..])];
+    let mut image = assemble(&[Segment::of(&a), Segment::with_blob(b"cc", &[9; 40]), Segment::of(&d)]);
+    let snapshot = open_forged(&mut image).unwrap();
+    let cc = [(&b"cc"[..], &[9; 40][..])];
+    let entries = a.iter().chain(&cc).chain(&d).copied();
+    let expected = StateSnapshot::from_sorted(entries.map(|(k, v)| (k.to_vec(), v.to_vec()))).unwrap();
+    assert_eq!(snapshot, expected);
+    let mut written = Vec::new();
+    // After three entries of 9 bytes, 24 of them overhead, the fourth value fills a segment by itself.
+    expected.with_timestamp_ns(0).write_with(ImageOptions::new().segment_bytes(33), &mut written).unwrap();
+    assert_eq!(written, image);
+}
+
+#[test]
+fn each_broken_rule_is_named() {
+    let forge = |change: &dyn Fn(&mut Vec<Segment>)| {
+        let mut segments = sound();
+        change(&mut segments);
+        broken_rule(&segments)
+    };
+    let image = &mut assemble(&sound());
+    assert_well_formed(&open_forged(image).unwrap());
+
+    assert_eq!(forge(&|s| s.swap(0, 2)), "a key does not sort after the one before it");
+    assert_eq!(
+        forge(&|s| s[0] = Segment::of(&[(b"a", b""), (b"a", b"")])),
+        "a key does not sort after the one before it"
+    );
+    assert_eq!(forge(&|s| s[2] = s[0].clone()), "a key does not sort after the one before it");
+    assert_eq!(forge(&|s| s[0].first_key = b"x".to_vec()), "its first key is not that of the footer");
+    assert_eq!(forge(&|s| s[0].entries = 0), "it is empty");
+    assert_eq!(forge(&|s| s[1] = Segment::of(&[])), "it is empty");
+    assert_eq!(forge(&|s| s[0].entries = 2), "the number of ends of keys is not that of entries");
+    assert_eq!(forge(&|s| s[0].columns.value_ends.truncate(2)), "the number of ends of values is not that of entries");
+    assert_eq!(forge(&|s| s[0].blob = vec![1; 50]), "a segment with a blob has one entry");
+    assert_eq!(forge(&|s| s[1].columns.values.push(1)), "a segment with a blob has no other value");
+    assert_eq!(forge(&|s| s[0].columns.key_ends.swap(1, 2)), "an end lies before the one before it");
+    assert_eq!(forge(&|s| s[0].columns.keys.push(1)), "the last end is not the length of its column");
+    assert_eq!(forge(&|s| s[0].columns.value_ends[2] += 1), "the last end is not the length of its column");
+    assert_eq!(forge(&|s| s[0].columns.value_ends[2] = u32::MAX), "the last end is not the length of its column");
+    assert_eq!(forge(&|s| s[2] = Segment::of(&[(&[b'x'; 65_536], b"")])), "a key is too long");
+    let long = [(&b"x"[..], &b""[..]), (&[b'x'; 65_536], b"")];
+    assert_eq!(forge(&|s| s[2] = Segment::of(&long)), "a key is too long");
+}
+
+#[test]
+fn sums_in_the_trailer_are_not_believed() {
+    for (field, problem) in [
+        (24, "the number of entries is not true"),
+        (32, "the length of all keys is not true"),
+        (40, "the length of all values is not true"),
+    ] {
+        let mut image = assemble(&sound());
+        let at = image.len() - TRAILER + field;
+        let number = get_u64(&image, at);
+        set_u64(&mut image, at, number + 1);
+        seal(&mut image);
+        let error = open_forged(&mut image).unwrap_err();
+        assert!(matches!(error, StateError::Malformed { problem: found, .. } if found == problem), "{error}");
+    }
+    let mut image = assemble(&sound());
+    let error = StateSnapshot::from_bytes(image.clone()).unwrap_err();
+    assert!(matches!(error, StateError::Malformed { problem, .. } if problem.contains("fingerprint")), "{error}");
+    assert!(open_forged(&mut image).is_ok());
+}
+
+#[test]
+fn an_unknown_version_kind_or_flag_is_named() {
+    let forged = |at: usize, byte| {
+        let mut image = assemble(&sound());
+        image[at] = byte;
+        seal(&mut image);
+        open_forged(&mut image).unwrap_err()
+    };
+    let error = forged(8, 2);
+    assert!(matches!(error, StateError::UnsupportedVersion { found: 2, supported: 1 }), "{error}");
+    assert_eq!(error.to_string(), "the image has format version 2, this build reads up to version 1; update `opstate`");
+    assert!(matches!(forged(9, 0xFF), StateError::UnsupportedVersion { found: 0xFF01, .. }));
+    assert!(matches!(forged(8, 0), StateError::Malformed { problem: "format version 0 was never written", .. }));
+    assert!(matches!(forged(10, 2), StateError::Malformed { problem: "this kind of image is unknown", .. }));
+    assert!(matches!(forged(15, 0x80), StateError::Malformed { problem: "these flags are unknown", .. }));
+    assert!(matches!(forged(0, b'x'), StateError::NotAnImage { .. }));
+    // A newer version is named even if everything else is different.
+    let mut newer = assemble(&[]);
+    newer[8] = 9;
+    newer[11..].fill(0xAB);
+    assert!(matches!(StateSnapshot::from_bytes(newer), Err(StateError::UnsupportedVersion { found: 9, .. })));
+}
+
+/// Opens forged bytes, and checks that nothing is allocated that the input does not earn.
+fn open_within_means(image: &mut [u8]) {
+    let owned = image.to_vec();
+    let (result, allocated) = allocated_by(|| StateSnapshot::from_bytes(owned));
+    drop(result);
+    assert!(allocated.peak_bytes <= image.len() + 1024, "{} for {}", allocated.peak_bytes, image.len());
+    if let Ok(snapshot) = open_forged(image) {
+        assert_well_formed(&snapshot);
+    }
+}
+
+#[test]
+fn every_number_is_forged_to_every_extreme() {
+    let image = assemble(&sound());
+    let (extents, trailer) = (extents(&image), image.len() - TRAILER);
+    let footer = get_u64(&image, trailer) as usize;
+    let len = image.len() as u64;
+    let descriptors = (0..extents.len()).flat_map(|i| [0, 16, 24, 32].map(|field| footer + i * DESCRIPTOR + field));
+    let places = (0..6).map(|i| trailer + 8 * i).chain(descriptors).chain((8..24).step_by(4));
+    for at in places {
+        let now = get_u64(&image, at);
+        let near = [
+            0,
+            1,
+            now / 2,
+            now - now.min(1),
+            now.saturating_add(1),
+            now.saturating_add(16),
+            now.saturating_mul(2),
+            len - 1,
+            len,
+            len + 1,
+            len * 2,
+        ];
+        let bits = (0..64).flat_map(|bit| [1 << bit, (1_u64 << bit).wrapping_sub(1), now ^ (1 << bit)]);
+        for number in near.into_iter().chain(bits).chain([u64::MAX, u64::MAX - 15, u64::MAX - len]) {
+            let mut forged = image.clone();
+            set_u64(&mut forged, at, number);
+            seal_parts(&mut forged, &extents, footer);
+            open_within_means(&mut forged);
+        }
+    }
+}
+
+#[test]
+fn every_byte_is_forged() {
+    let image = assemble(&sound());
+    let (extents, footer) = (extents(&image), get_u64(&image, image.len() - TRAILER) as usize);
+    for at in 0..image.len() {
+        for change in [0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0xFF, image[at], !image[at]] {
+            let mut forged = image.clone();
+            forged[at] ^= change;
+            seal_parts(&mut forged, &extents, footer);
+            open_within_means(&mut forged);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(4000))]
+
+    #[test]
+    fn anything_is_forged(
+        patches in proptest::collection::vec((any::<prop::sample::Index>(), any::<[u8; 4]>(), 1_usize..=4), 1..8),
+        moved in proptest::option::of((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0_usize..40)),
+    ) {
+        let image = assemble(&sound());
+        let (extents, footer) = (extents(&image), get_u64(&image, image.len() - TRAILER) as usize);
+        let mut forged = image;
+        for (at, bytes, len) in patches {
+            // Segments and footer; the checks of header and trailer would hide the rest.
+            let at = HEADER + at.index(forged.len() - HEADER - TRAILER - 4);
+            forged[at..at + len].copy_from_slice(&bytes[..len]);
+        }
+        if let Some((from, to, len)) = moved {
+            let (from, to) = (from.index(forged.len() - 40), HEADER + to.index(forged.len() - HEADER - TRAILER - 40));
+            forged.copy_within(from..from + len, to);
+        }
+        seal_parts(&mut forged, &extents, footer);
+        open_within_means(&mut forged);
+    }
+}

@@ -1,0 +1,87 @@
+//! Images of every released format version, kept as files: they stay readable, and equal contents still give these bytes.
+
+use std::fs;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use opstate::{ImageOptions, InMemoryStore, StateSnapshot, StateStore};
+
+struct Golden {
+    name: &'static str,
+    segment_bytes: usize,
+    fingerprint: &'static str,
+    entries: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// 2025-01-01 00:00:00 UTC.
+const TIMESTAMP_NS: u64 = 1_735_689_600_000_000_000;
+
+fn golden() -> Vec<Golden> {
+    let bytes = |len: usize, seed: usize| (0..len).map(|i| (i * 31 + seed) as u8).collect::<Vec<u8>>();
+    vec![
+        Golden {
+            name: "v1-empty.image",
+            segment_bytes: 65_536,
+            fingerprint: "00000000000000000000000000000000",
+            entries: vec![],
+        },
+        Golden {
+            name: "v1-edges.image",
+            segment_bytes: 65_536,
+            fingerprint: "8a7fadb9b661b1b05ea714720f285025",
+            entries: vec![
+                (vec![], b"the empty key".to_vec()),
+                (vec![0], vec![]),
+                (vec![0, 0], b"\0".to_vec()),
+                (b"a".to_vec(), bytes(300, 1)),
+                (b"a\0".to_vec(), bytes(22, 2)),
+                (vec![0xFF; 300], bytes(3, 3)),
+                (vec![0xFF; 301], bytes(1, 4)),
+            ],
+        },
+        Golden {
+            name: "v1-segments.image",
+            segment_bytes: 256,
+            fingerprint: "581967a48ccdf81cf2655fd18034f5b0",
+            entries: (0..60)
+                .map(|i| (format!("key/{i:03}").into_bytes(), bytes(if i % 20 == 7 { 300 } else { i % 13 }, i)))
+                .collect(),
+        },
+    ]
+}
+
+fn path(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "tests", "golden", name].iter().collect()
+}
+
+fn image(golden: &Golden) -> Bytes {
+    let mut store = InMemoryStore::new();
+    for (key, value) in &golden.entries {
+        store.put(key, value).unwrap();
+    }
+    let mut image = Vec::new();
+    let options = ImageOptions::new().segment_bytes(golden.segment_bytes);
+    store.snapshot().with_timestamp_ns(TIMESTAMP_NS).write_with(options, &mut image).unwrap();
+    image.into()
+}
+
+#[test]
+fn golden_images_stay_readable_and_canonical() {
+    for golden in golden() {
+        let file = fs::read(path(golden.name)).unwrap();
+        let opened = StateSnapshot::from_bytes(file.clone()).unwrap();
+        assert_eq!(opened.timestamp_ns(), TIMESTAMP_NS);
+        assert_eq!(opened.fingerprint().to_string(), golden.fingerprint, "{}", golden.name);
+        let entries: Vec<_> = opened.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
+        assert_eq!(entries, golden.entries);
+        assert_eq!(image(&golden), file, "{} is written differently now", golden.name);
+    }
+}
+
+#[test]
+#[ignore = "writes the golden images anew, for a new format version only"]
+fn write_golden_images() {
+    for golden in golden() {
+        fs::write(path(golden.name), image(&golden)).unwrap();
+    }
+}

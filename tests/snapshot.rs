@@ -1,0 +1,272 @@
+//! Snapshots of every origin: the same contents give the same answers, bytes and fingerprints.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::ops::{Bound, ControlFlow};
+use std::thread;
+
+use bytes::Bytes;
+use opstate::{Fingerprint, ImageOptions, InMemoryStore, MAX_KEY_LEN, StateError, StateSnapshot, StateStore};
+use proptest::prelude::*;
+use rkyv::rancor;
+
+use crate::cases;
+use crate::counting::allocated_by;
+use crate::model::{any_key, any_value, within};
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn image_of(snapshot: &StateSnapshot, segment_bytes: usize) -> Vec<u8> {
+    let mut image = Vec::new();
+    let written = snapshot.write_with(ImageOptions::new().segment_bytes(segment_bytes), &mut image).unwrap();
+    assert_eq!(written, image.len() as u64);
+    image
+}
+
+/// Snapshots of the same contents, one of each origin.
+fn of_every_origin(model: &Model, segment_bytes: usize) -> Vec<StateSnapshot> {
+    let mut store = InMemoryStore::new();
+    // Neither the order of writes nor what was there before may show.
+    store.put(b"gone", b"").unwrap();
+    for (key, value) in model.iter().rev() {
+        store.put(key, b"replaced later").unwrap();
+        store.put(key, value).unwrap();
+    }
+    if !model.contains_key(&b"gone"[..]) {
+        store.delete(b"gone").unwrap();
+    }
+    let taken = store.snapshot().with_timestamp_ns(7);
+    let mut restored = InMemoryStore::new();
+    restored.restore(StateSnapshot::from_bytes(taken.to_bytes()).unwrap());
+    let mut unaligned = vec![0];
+    unaligned.extend_from_slice(&taken.to_bytes());
+    vec![
+        StateSnapshot::from_iter(model.clone().into_iter().rev()).with_timestamp_ns(7),
+        StateSnapshot::from_sorted(model.clone()).unwrap().with_timestamp_ns(7),
+        StateSnapshot::from_bytes(taken.to_bytes()).unwrap(),
+        StateSnapshot::from_bytes(image_of(&taken, segment_bytes)).unwrap(),
+        StateSnapshot::from_bytes(Bytes::from(unaligned).slice(1..)).unwrap(),
+        restored.snapshot().with_timestamp_ns(7),
+        taken,
+    ]
+}
+
+proptest! {
+    #![proptest_config(cases(256))]
+
+    #[test]
+    fn every_origin_gives_the_same(
+        model in proptest::collection::btree_map(any_key(), any_value(), 0..60),
+        asked in proptest::collection::vec(any_key(), 1..6),
+        segment_bytes in 1_usize..3000,
+    ) {
+        let all = of_every_origin(&model, segment_bytes);
+        let first = &all[0];
+        for snapshot in &all {
+            prop_assert_eq!(snapshot.len(), model.len());
+            prop_assert_eq!(snapshot.size_bytes(), model.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>());
+            prop_assert_eq!(snapshot.timestamp_ns(), 7);
+            prop_assert_eq!(snapshot, first);
+            prop_assert_eq!(snapshot.fingerprint(), first.fingerprint());
+            prop_assert_eq!(snapshot.to_bytes(), first.to_bytes());
+            prop_assert_eq!(image_of(snapshot, segment_bytes), image_of(first, segment_bytes));
+            for key in model.keys().chain(&asked) {
+                prop_assert_eq!(snapshot.get(key), model.get(key).cloned().map(Bytes::from));
+                prop_assert_eq!(snapshot.contains(key), model.contains_key(key));
+                let found: Vec<_> = snapshot.prefix_scan(key).collect();
+                let expected: Vec<_> = model.iter().filter(|(k, _)| k.starts_with(key)).collect();
+                prop_assert_eq!(found.len(), expected.len());
+                prop_assert!(found.iter().zip(expected).all(|(a, b)| a.0 == b.0[..] && a.1 == b.1[..]));
+            }
+            for start in &asked {
+                for end in &asked {
+                    let (start, end) = (start.as_slice(), end.as_slice());
+                    for range in [
+                        (Bound::Included(start), Bound::Excluded(end)),
+                        (Bound::Excluded(start), Bound::Included(end)),
+                        (Bound::Excluded(start), Bound::Excluded(end)),
+                        (Bound::Included(start), Bound::Included(end)),
+                        (Bound::Unbounded, Bound::Included(end)),
+                        (Bound::Excluded(start), Bound::Unbounded),
+                    ] {
+                        let expected: Vec<_> = within(&model, range).into_iter().collect();
+                        let found: Vec<_> = snapshot.scan(range).map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
+                        prop_assert_eq!(&found, &expected);
+                        let mut visited = Vec::new();
+                        snapshot.visit_range(range, |key, value| {
+                            visited.push((key.to_vec(), value.to_vec()));
+                            ControlFlow::Continue(())
+                        });
+                        prop_assert_eq!(&visited, &expected);
+                    }
+                    prop_assert_eq!(
+                        snapshot.range_scan(start..end).count(),
+                        within(&model, (Bound::Included(start), Bound::Excluded(end))).len()
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn different_contents_differ() {
+    let base = StateSnapshot::from_iter([("a", "1"), ("b", "2")]);
+    for other in [
+        StateSnapshot::from_iter([("a", "1"), ("b", "3")]),
+        StateSnapshot::from_iter([("a", "1"), ("c", "2")]),
+        StateSnapshot::from_iter([("a", "2"), ("b", "1")]),
+        StateSnapshot::from_iter([("a", "1")]),
+        StateSnapshot::from_iter([("a", "1b"), ("", "2")]),
+    ] {
+        assert_ne!(base, other);
+        assert_ne!(base.fingerprint(), other.fingerprint());
+    }
+    assert_eq!(base, base.with_timestamp_ns(base.timestamp_ns() + 1));
+    assert_eq!(StateSnapshot::from_iter::<[(&str, &str); 0]>([]).fingerprint(), Fingerprint::EMPTY);
+}
+
+#[test]
+fn the_last_of_equal_keys_counts() {
+    let snapshot = StateSnapshot::from_iter([("b", "1"), ("a", "1"), ("b", "2"), ("a", "2"), ("b", "3")]);
+    assert_eq!(snapshot, StateSnapshot::from_sorted([("a", "2"), ("b", "3")]).unwrap());
+}
+
+#[test]
+fn unsorted_and_oversized_entries_are_refused() {
+    let error = StateSnapshot::from_sorted([("a", ""), ("b", ""), ("b", "")]).unwrap_err();
+    assert!(matches!(error, StateError::NotSorted { index: 2 }), "{error}");
+    let error = StateSnapshot::from_sorted([(vec![0; MAX_KEY_LEN + 1], "")]).unwrap_err();
+    assert!(matches!(error, StateError::KeyTooLong { len: 65_536, limit: 65_535 }), "{error}");
+    assert_eq!(StateSnapshot::from_sorted([(vec![0; MAX_KEY_LEN], "")]).unwrap().len(), 1);
+}
+
+#[test]
+fn an_opened_image_is_not_copied() {
+    let value = vec![7; 1 << 20];
+    let image = StateSnapshot::from_iter([("key", value)]).to_bytes();
+    let place = image.as_ptr_range();
+    let (snapshot, allocated) = allocated_by(|| StateSnapshot::from_bytes(image.clone()).unwrap());
+    assert!(allocated.peak_bytes < 4096, "{}", allocated.peak_bytes);
+    assert!(place.contains(&snapshot.get(b"key").unwrap().as_ptr()));
+    let (key, value) = snapshot.iter().next().unwrap();
+    assert!(place.contains(&key.as_ptr()) && place.contains(&value.as_ptr()));
+}
+
+#[test]
+fn values_of_an_image_are_aligned() {
+    let snapshot = StateSnapshot::from_iter((0..1000_u32).map(|i| (i.to_be_bytes().to_vec(), vec![1; 32])));
+    let opened = StateSnapshot::from_bytes(image_of(&snapshot, 1000)).unwrap();
+    assert!(opened.iter().all(|(_, value)| value.as_ptr().addr() % 16 == 0));
+}
+
+#[test]
+fn writing_takes_bounded_memory() {
+    let entries = (0..200_000_u32).map(|i| (i.to_be_bytes().to_vec(), vec![1; 100]));
+    let snapshot = StateSnapshot::from_iter(entries.chain([(vec![0xFF; 9], vec![2; 10 << 20])]));
+    let (written, allocated) = allocated_by(|| snapshot.write_to(io::sink()).unwrap());
+    assert!(written > 30 << 20);
+    assert!(allocated.peak_bytes < 512 << 10, "{} bytes", allocated.peak_bytes);
+}
+
+/// Fails at a given call.
+struct FailingAt {
+    calls_left: usize,
+}
+
+impl Write for FailingAt {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.flush()?;
+        Ok(bytes.len().min(100))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.calls_left = self.calls_left.checked_sub(1).ok_or_else(|| io::Error::other("the disk is full"))?;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_write_that_fails_anywhere_is_an_error() {
+    let snapshot = StateSnapshot::from_iter((0..100_u32).map(|i| (i.to_be_bytes().to_vec(), vec![1; 30])));
+    let options = ImageOptions::new().segment_bytes(200);
+    let mut failures = 0;
+    while let Err(error) = snapshot.write_with(options, FailingAt { calls_left: failures }) {
+        assert!(matches!(error, StateError::Io(_)), "{error}");
+        failures += 1;
+    }
+    assert!(failures > 50, "{failures}");
+}
+
+#[test]
+fn snapshots_are_used_on_other_threads_and_outlive_the_store() {
+    let mut store = InMemoryStore::new();
+    for i in 0..1000_u32 {
+        store.put(&i.to_be_bytes(), &[1; 30]).unwrap();
+    }
+    let snapshot = store.snapshot();
+    let expected = snapshot.fingerprint();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            let snapshot = snapshot.clone();
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    let opened = StateSnapshot::from_bytes(snapshot.to_bytes()).unwrap();
+                    assert_eq!(opened.fingerprint(), expected);
+                    assert_eq!(opened, snapshot);
+                }
+            });
+        }
+        for i in 0..1000_u32 {
+            store.modify(&i.to_be_bytes(), &mut |value| value.fill(2)).unwrap();
+        }
+        drop(store);
+    });
+    assert!(snapshot.iter().all(|(_, value)| value[..] == [1; 30]));
+}
+
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct Checkpoint {
+    operators: Vec<(String, StateSnapshot)>,
+    offset: u64,
+}
+
+#[test]
+fn a_checkpoint_of_the_user_holds_snapshots() {
+    let a = StateSnapshot::from_iter((0..1000_u32).map(|i| (i.to_be_bytes().to_vec(), vec![1; 100])));
+    let b = StateSnapshot::from_iter([("x", "y")]);
+    let operators = vec![("a".to_owned(), a.clone()), ("b".to_owned(), b.clone())];
+    let mut bytes = rkyv::to_bytes::<rancor::Error>(&Checkpoint { operators, offset: 9 }).unwrap();
+
+    let restored: Checkpoint = rkyv::from_bytes::<_, rancor::Error>(&bytes).unwrap();
+    assert_eq!(restored.offset, 9);
+    assert_eq!(restored.operators[0], ("a".to_owned(), a.clone()));
+    assert_eq!(restored.operators[1], ("b".to_owned(), b));
+
+    let archived = rkyv::access::<ArchivedCheckpoint, rancor::Error>(&bytes).unwrap();
+    let image = archived.operators[0].1.as_image();
+    assert_eq!(image, a.to_bytes());
+    assert_eq!(archived.operators[0].1.open().unwrap(), a);
+
+    // A damaged image in a sound archive is rkyv's error, with ours as its text.
+    let inside = image.as_ptr().addr() - bytes.as_ptr().addr() + 5000;
+    bytes[inside] ^= 1;
+    let error = rkyv::from_bytes::<Checkpoint, rancor::Error>(&bytes).err().unwrap();
+    assert!(error.to_string().contains("checksum"), "{error}");
+}
+
+#[test]
+#[ignore = "needs 10 GiB of memory"]
+fn contents_beyond_2_gib_and_values_beyond_one_archive() {
+    let long = Bytes::from(vec![1; (2 << 30) + 12_345]);
+    let medium = Bytes::from(vec![2; 1 << 20]);
+    let mut entries: Vec<(Bytes, Bytes)> =
+        (0..100_u32).map(|i| (Bytes::copy_from_slice(&i.to_be_bytes()), medium.clone())).collect();
+    entries.push((Bytes::from_static(b"long"), long.clone()));
+    let snapshot = StateSnapshot::from_sorted(entries).unwrap();
+    let opened = StateSnapshot::from_bytes(snapshot.to_bytes()).unwrap();
+    assert_eq!(opened.size_bytes(), snapshot.size_bytes());
+    assert!(opened == snapshot);
+    assert!(opened.get(b"long").unwrap() == long);
+    assert_eq!(opened.fingerprint(), snapshot.fingerprint());
+}

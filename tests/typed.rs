@@ -1,0 +1,205 @@
+//! Typed access: what is stored is what comes back, at any alignment, and nothing else passes for it.
+
+#![allow(unsafe_code, reason = "rkyv's `munge!` expands to it")]
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use opstate::{InMemoryStore, StateError, StateSnapshot, StateStore, StateStoreExt};
+use rkyv::munge::munge;
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::counting::allocated_by;
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+struct Window {
+    count: u64,
+    sum: i128,
+    route: String,
+    delays: Vec<u128>,
+    last: Option<Box<i128>>,
+}
+
+fn window() -> Window {
+    Window { count: 7, sum: i128::MIN, route: "DTW-LAS".into(), delays: vec![1, u128::MAX], last: Some(Box::new(-5)) }
+}
+
+/// Hands out values at a chosen distance from a multiple of 16.
+struct Shifted {
+    inner: InMemoryStore,
+    shift: usize,
+}
+
+impl Shifted {
+    /// The value in a buffer, and where in it.
+    fn shifted(&self, value: &[u8]) -> (Vec<u8>, Range<usize>) {
+        let mut buffer = vec![0; value.len() + 32];
+        let start = buffer.as_ptr().addr().next_multiple_of(16) - buffer.as_ptr().addr() + self.shift;
+        buffer[start..start + value.len()].copy_from_slice(value);
+        (buffer, start..start + value.len())
+    }
+}
+
+impl StateStore for Shifted {
+    fn get(&self, key: &[u8]) -> Option<Bytes> {
+        self.inner.get(key)
+    }
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StateError> {
+        self.inner.put(key, value)
+    }
+    fn delete(&mut self, key: &[u8]) -> Result<(), StateError> {
+        self.inner.delete(key)
+    }
+    fn prefix_scan<'a>(&'a self, prefix: &'a [u8]) -> Box<dyn Iterator<Item = (Bytes, Bytes)> + 'a> {
+        self.inner.prefix_scan(prefix)
+    }
+    fn range_scan<'a>(&'a self, range: Range<&'a [u8]>) -> Box<dyn Iterator<Item = (Bytes, Bytes)> + 'a> {
+        self.inner.range_scan(range)
+    }
+    fn size_bytes(&self) -> usize {
+        self.inner.size_bytes()
+    }
+    fn len(&self) -> usize {
+        self.inner.len()
+    }
+    fn snapshot(&self) -> StateSnapshot {
+        self.inner.snapshot()
+    }
+    fn restore(&mut self, snapshot: StateSnapshot) {
+        self.inner.restore(snapshot);
+    }
+    fn clear(&mut self) {
+        self.inner.clear();
+    }
+    fn read(&self, key: &[u8], f: &mut dyn FnMut(&[u8])) -> bool {
+        let Some(value) = self.inner.get(key) else { return false };
+        let (buffer, range) = self.shifted(&value);
+        f(&buffer[range]);
+        true
+    }
+    fn modify(&mut self, key: &[u8], f: &mut dyn FnMut(&mut [u8])) -> Result<bool, StateError> {
+        let Some(value) = self.inner.get(key) else { return Ok(false) };
+        let (mut buffer, range) = self.shifted(&value);
+        f(&mut buffer[range.clone()]);
+        self.inner.put(key, &buffer[range])?;
+        Ok(true)
+    }
+}
+
+#[test]
+fn values_come_back_at_every_alignment() {
+    for shift in 0..17 {
+        let mut store: Box<dyn StateStore> = Box::new(Shifted { inner: InMemoryStore::new(), shift });
+        assert_eq!(store.get_typed::<Window>(b"w").unwrap(), None);
+        assert_eq!(store.view::<Window, _>(b"w", |_| panic!("there is no value")).unwrap(), None::<()>);
+        assert!(store.modify_typed::<Window, _>(b"w", |_| panic!("there is no value")).unwrap().is_none());
+
+        store.put_typed(b"w", &window()).unwrap();
+        assert_eq!(store.get_typed::<Window>(b"w").unwrap(), Some(window()));
+        let viewed = store.view::<Window, _>(b"w", |w| (w.delays[1].to_native(), w.route.to_string())).unwrap();
+        assert_eq!(viewed, Some((u128::MAX, "DTW-LAS".to_owned())));
+        let before = store.snapshot();
+        let old = store.modify_typed::<Window, _>(b"w", |archived| {
+            munge!(let ArchivedWindow { mut count, delays, .. } = archived);
+            let old = count.to_native();
+            *count = 8.into();
+            *rkyv::vec::ArchivedVec::as_slice_seal(delays).index(0) = 5.into();
+            old
+        });
+        assert_eq!(old.unwrap(), Some(7));
+        let expected = Window { count: 8, delays: vec![5, u128::MAX], ..window() };
+        assert_eq!(store.get_typed::<Window>(b"w").unwrap(), Some(expected.clone()));
+
+        store
+            .update::<Window>(b"w", |current| {
+                assert_eq!(current, Some(expected));
+                Some(Window { route: "longer than it was before, by far".into(), ..current? })
+            })
+            .unwrap();
+        assert_eq!(store.view::<Window, _>(b"w", |w| w.route.len()).unwrap(), Some(33));
+        store.update::<Window>(b"w", |_| None).unwrap();
+        assert!(store.is_empty());
+        store.restore(before);
+        assert_eq!(store.get_typed::<Window>(b"w").unwrap(), Some(window()));
+    }
+}
+
+#[test]
+fn a_wrong_type_is_an_error_that_names_it() {
+    for shift in [0, 1, 4, 8] {
+        let mut store = Shifted { inner: InMemoryStore::new(), shift };
+        for (i, bytes) in [&b""[..], b"x", &[0xFF; 40], &[0xFF; 200], &[0x80; 111]].into_iter().enumerate() {
+            let key = vec![b'k'; i + 1];
+            store.put(&key, bytes).unwrap();
+            let check = |error: StateError| {
+                let text = error.to_string();
+                let StateError::WrongType { key_len, value_len, type_name, .. } = error else { panic!("{text}") };
+                assert_eq!((key_len, value_len), (key.len(), bytes.len()));
+                assert!(type_name.ends_with("typed::Window") && text.contains("typed::Window"), "{text}");
+            };
+            check(store.get_typed::<Window>(&key).unwrap_err());
+            check(store.view::<Window, _>(&key, |_| panic!("not valid")).map(|_: Option<()>| ()).unwrap_err());
+            check(store.update::<Window>(&key, |_| panic!("not valid")).unwrap_err());
+            let untouched = |_: rkyv::seal::Seal<'_, ArchivedWindow>| -> () { panic!("not valid") };
+            check(store.modify_typed::<Window, _>(&key, untouched).unwrap_err());
+            assert_eq!(store.get(&key).as_deref(), Some(bytes));
+        }
+    }
+}
+
+#[test]
+fn every_flipped_bit_of_a_value_is_an_error_or_a_value() {
+    let mut store = InMemoryStore::new();
+    store.put_typed(b"w", &window()).unwrap();
+    let bytes = store.get(b"w").unwrap();
+    let mut errors = 0;
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.to_vec();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        store.put(b"w", &flipped).unwrap();
+        errors += usize::from(store.get_typed::<Window>(b"w").is_err());
+    }
+    assert!(errors > 50, "{errors}");
+}
+
+#[test]
+fn typed_access_to_small_values_allocates_nothing() {
+    let mut store: Box<dyn StateStore> = Box::new(InMemoryStore::new());
+    let mut cycle = |i: u64| {
+        store.put_typed(b"counter", &(i, i as u32)).unwrap();
+        store.view::<(u64, u32), _>(b"counter", |counter| assert_eq!(counter.0, i)).unwrap().unwrap();
+        store
+            .modify_typed::<(u64, u32), _>(b"counter", |counter| {
+                munge!(let rkyv::tuple::ArchivedTuple2(mut first, _) = counter);
+                *first = (i + 1).into();
+            })
+            .unwrap()
+            .unwrap();
+        store.update::<(u64, u32)>(b"counter", |counter| counter.map(|(a, b)| (a + 1, b))).unwrap();
+        assert_eq!(store.get_typed::<(u64, u32)>(b"counter").unwrap(), Some((i + 2, i as u32)));
+    };
+    // The first call fills the thread's buffers.
+    cycle(0);
+    let ((), allocated) = allocated_by(|| (1..100).for_each(cycle));
+    assert_eq!(allocated.calls, 0);
+}
+
+#[test]
+fn a_view_is_in_place_where_the_value_is_aligned() {
+    let mut store = InMemoryStore::new();
+    store.put_typed(b"w", &window()).unwrap();
+    let value = store.get(b"w").unwrap().as_ptr_range();
+    let seen = store.view::<Window, _>(b"w", |w| std::ptr::from_ref(w).cast::<u8>()).unwrap().unwrap();
+    assert!(value.contains(&seen));
+}
+
+#[test]
+fn typed_calls_nest() {
+    let mut outer = InMemoryStore::new();
+    let mut inner = InMemoryStore::new();
+    outer.put_typed(b"k", &1_u64).unwrap();
+    inner.put_typed(b"k", &2_u64).unwrap();
+    let shifted = Shifted { inner: outer, shift: 1 };
+    let sum = shifted.view::<u64, _>(b"k", |a| inner.view::<u64, _>(b"k", |b| a.to_native() + b.to_native()));
+    assert_eq!(sum.unwrap().unwrap().unwrap(), Some(3));
+}

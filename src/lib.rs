@@ -8,6 +8,8 @@ mod store;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 
 pub use error::StateError;
 pub use ext::StateStoreExt;

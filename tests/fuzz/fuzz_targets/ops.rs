@@ -1,0 +1,140 @@
+//! Sequences of operations on a store and on a `BTreeMap`, which must agree.
+
+#![no_main]
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use opstate::{ImageOptions, InMemoryStore, StateSnapshot, StateStore, StateStoreExt};
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+#[derive(Arbitrary, Debug)]
+enum Op {
+    Put(Key, Vec<u8>),
+    PutLong(Key, u16),
+    Delete(Key),
+    GetOrInsert(Key, Vec<u8>),
+    Modify(Key, u8),
+    DeleteRange(Key, Key),
+    DeletePrefix(Key),
+    Scan(Bound<Key>, Bound<Key>),
+    Hold,
+    Restore(u8),
+    RestoreImage(u8, u8),
+    Drop(u8),
+    Clear,
+}
+
+/// A key of the fuzzer's choice, or a run of one byte, to get at lengths.
+#[derive(Arbitrary, Debug)]
+enum Key {
+    Bytes(Vec<u8>),
+    Run(u8, u8),
+}
+
+impl Key {
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Bytes(bytes) => bytes.clone(),
+            Self::Run(byte, len) => vec![*byte; usize::from(*len)],
+        }
+    }
+}
+
+fn assert_same(snapshot: &StateSnapshot, model: &Model) {
+    assert!(snapshot.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).eq(model.clone()));
+    assert_eq!(snapshot.len(), model.len());
+    assert_eq!(snapshot.size_bytes(), model.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>());
+}
+
+fn picked<T>(from: &[T], which: u8) -> Option<&T> {
+    from.get(usize::from(which) % from.len().max(1))
+}
+
+fn run(store: &mut dyn StateStore, ops: Vec<Op>) {
+    let mut model = Model::new();
+    let mut held: Vec<(StateSnapshot, Model)> = Vec::new();
+    for op in ops {
+        match op {
+            Op::Put(key, value) => {
+                store.put(&key.bytes(), &value).unwrap();
+                model.insert(key.bytes(), value);
+            }
+            Op::PutLong(key, len) => {
+                let value = vec![7; usize::from(len)];
+                store.put_bytes(&key.bytes(), value.clone().into()).unwrap();
+                model.insert(key.bytes(), value);
+            }
+            Op::Delete(key) => {
+                store.delete(&key.bytes()).unwrap();
+                model.remove(&key.bytes());
+            }
+            Op::GetOrInsert(key, value) => {
+                let got = store.get_or_insert(&key.bytes(), &value).unwrap();
+                assert_eq!(got, model.entry(key.bytes()).or_insert(value).as_slice());
+            }
+            Op::Modify(key, by) => {
+                let change = |value: &mut [u8]| value.iter_mut().for_each(|byte| *byte ^= by);
+                let found = store.modify(&key.bytes(), &mut { change }).unwrap();
+                assert_eq!(found, model.get_mut(&key.bytes()).map(|value| change(value)).is_some());
+            }
+            Op::DeleteRange(start, end) => {
+                let (start, end, before) = (start.bytes(), end.bytes(), model.len());
+                model.retain(|key, _| *key < start || *key >= end);
+                assert_eq!(store.delete_range(&start..&end).unwrap(), before - model.len());
+            }
+            Op::DeletePrefix(prefix) => {
+                let (prefix, before) = (prefix.bytes(), model.len());
+                model.retain(|key, _| !key.starts_with(&prefix));
+                assert_eq!(store.delete_prefix(&prefix).unwrap(), before - model.len());
+            }
+            Op::Scan(start, end) => {
+                let (start, end) = (start.map(|key| key.bytes()), end.map(|key| key.bytes()));
+                let range = (start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
+                let expected =
+                    model.iter().filter(|(key, _)| std::ops::RangeBounds::<[u8]>::contains(&range, key.as_slice()));
+                assert!(
+                    store
+                        .scan(range)
+                        .map(|(k, v)| (k.to_vec(), v.to_vec()))
+                        .eq(expected.map(|(k, v)| (k.clone(), v.clone())))
+                );
+            }
+            Op::Hold => held.push((store.snapshot(), model.clone())),
+            Op::Restore(which) => {
+                if let Some((snapshot, then)) = picked(&held, which) {
+                    store.restore(snapshot.clone());
+                    model.clone_from(then);
+                }
+            }
+            Op::RestoreImage(which, segment_bytes) => {
+                if let Some((snapshot, then)) = picked(&held, which) {
+                    let mut image = Vec::new();
+                    let options = ImageOptions::new().segment_bytes(segment_bytes.into());
+                    snapshot.write_with(options, &mut image).unwrap();
+                    store.restore(StateSnapshot::from_bytes(image).unwrap());
+                    model.clone_from(then);
+                }
+            }
+            Op::Drop(which) => {
+                if !held.is_empty() {
+                    held.swap_remove(usize::from(which) % held.len());
+                }
+            }
+            Op::Clear => {
+                store.clear();
+                model.clear();
+            }
+        }
+        assert_eq!(store.len(), model.len());
+    }
+    assert_same(&store.snapshot(), &model);
+    for (snapshot, then) in &held {
+        assert_same(snapshot, then);
+    }
+}
+
+fuzz_target!(|ops: Vec<Op>| run(&mut InMemoryStore::new(), ops));

@@ -1,4 +1,60 @@
-//! `opstate` keeps the keyed state of a stream operator in memory.
+//! Keyed state for stream operators, in memory: point reads, ordered scans, snapshots that travel as bytes.
+//!
+//! An operator (a window aggregate, a join, a dedup) owns a [`StateStore`], usually as `Box<dyn StateStore>`, and reads
+//! and writes it from one thread. At a checkpoint barrier it takes a [`StateSnapshot`], which another thread serializes
+//! while events keep flowing; after a crash a store is restored from those bytes.
+//!
+//! ```text
+//!   events ──> operator ── get, put, modify, scan ──> StateStore
+//!                 │                                       │ snapshot (the state of this instant, immutable)
+//!              barrier                                    v
+//!                 └───── to a writer thread ───────> StateSnapshot ── write_to ──> image (a file, an object)
+//!                                                         ^                            │
+//!   restart ──> StateStore::restore <─────────────────────┴────────── from_bytes ──────┘
+//! ```
+//!
+//! # Where to look
+//!
+//! | for | see |
+//! |---|---|
+//! | the rules every store keeps, and how to implement one | [`StateStore`] |
+//! | typed values (rkyv), prefixes, ranges of any kind | [`StateStoreExt`] |
+//! | a store | [`InMemoryStore`] |
+//! | snapshots, images, fingerprints | [`StateSnapshot`], [`ImageOptions`], [`Fingerprint`] |
+//! | snapshots inside of your own archived struct | [`ArchivedStateSnapshot`] |
+//! | what can go wrong | [`StateError`] |
+//! | checking a store of your own (feature `conformance`) | `conformance` |
+//!
+//! # A store in use
+//!
+//! ```
+//! use opstate::{InMemoryStore, StateSnapshot, StateStore, StateStoreExt};
+//!
+//! # fn main() -> Result<(), opstate::StateError> {
+//! let mut store: Box<dyn StateStore> = Box::new(InMemoryStore::new());
+//!
+//! // Values are bytes, or anything that rkyv archives.
+//! store.put(b"route/DTW-LAS", b"on time")?;
+//! store.put_typed(b"count/DTW", &1_u64)?;
+//! store.update::<u64>(b"count/DTW", |count| Some(count? + 1))?;
+//! assert_eq!(store.get_typed::<u64>(b"count/DTW")?, Some(2));
+//!
+//! // A snapshot is a value of its own.
+//! let snapshot = store.snapshot();
+//! store.delete_prefix(b"count/")?;
+//!
+//! let image = std::thread::spawn(move || snapshot.to_bytes()).join().unwrap();
+//! store.restore(StateSnapshot::from_bytes(image)?);
+//! assert_eq!(store.get_typed::<u64>(b"count/DTW")?, Some(2));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Dependencies that show
+//!
+//! [`bytes`] and [`rkyv`] are part of this crate's interface. Do not turn on rkyv's format features
+//! (`pointer_width_64`, `big_endian`, `unaligned`) anywhere in a program that reads or writes images: cargo applies them
+//! to every crate, and they change the bytes.
 
 mod error;
 mod ext;
@@ -16,3 +72,7 @@ pub use ext::StateStoreExt;
 pub use memory::InMemoryStore;
 pub use snapshot::{ArchivedStateSnapshot, Fingerprint, ImageOptions, StateSnapshot, StateSnapshotResolver};
 pub use store::{Entries, KeyBounds, MAX_KEY_LEN, MAX_VALUE_LEN, StateStore, check_entry_len};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeIsTested;

@@ -1,9 +1,9 @@
 //! The tests of the public contract, in one binary.
 
-//mod conformance;
+mod conformance;
 mod counting;
 mod damage;
-//mod flights;
+mod flights;
 mod forge;
 mod golden;
 mod layout;

@@ -16,6 +16,8 @@ use crate::StateError;
 
 /// The archived form of a [`StateSnapshot`]: the bytes of its image.
 ///
+/// The image has checksums of its own; the fields beside it have only those you add. An archive ends at 2 GiB.
+///
 /// ```
 /// use opstate::StateSnapshot;
 /// use rkyv::{Archive, Deserialize, Serialize, rancor};

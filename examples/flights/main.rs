@@ -1,0 +1,152 @@
+//! A small stream processor on `opstate`, complete with checkpoints and recovery.
+//!
+//! It replays 20,000 real departures, aggregates them per route and day and per airport, and takes checkpoints off the
+//! event loop. It can be killed at any event and resumed; the results are the same to the last byte:
+//!
+//! ```text
+//! cargo run --release --example flights
+//! cargo run --release --example flights -- --crash-after 12345
+//! cargo run --release --example flights -- --resume
+//! ```
+//!
+//! Where to look: `operators.rs` for how operators use their stores, `reactor.rs` for barriers and snapshots,
+//! `checkpoint.rs` for how a snapshot gets into a file and back.
+
+mod calendar;
+mod checkpoint;
+mod events;
+mod operators;
+mod reactor;
+mod report;
+
+use std::env;
+use std::error::Error;
+use std::io::{self, ErrorKind, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum, value_parser};
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use opstate::{InMemoryStore, StateStore};
+
+use crate::checkpoint::{Directory, Job, Writer};
+use crate::events::Source;
+use crate::operators::Operators;
+use crate::reactor::{Reactor, Schedule};
+use crate::report::{Report, write_results};
+
+pub(crate) type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
+
+const INPUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/flights-20k.csv");
+
+/// Aggregate flight departures as a stream, with checkpoints and recovery.
+#[derive(Parser)]
+struct Args {
+    /// CSV file of departures, sorted by schedule
+    #[arg(long, value_name = "FILE", default_value = INPUT)]
+    input: PathBuf,
+
+    /// The kind of store that holds the operators' state: memory is `InMemoryStore`
+    #[arg(long, value_enum, default_value_t = StoreKind::Memory)]
+    store: StoreKind,
+
+    /// How long a day's window stays open for late events, in minutes
+    #[arg(long, value_name = "MINUTES", default_value_t = 60)]
+    lateness_min: u32,
+
+    /// Events from one barrier to the next
+    #[arg(long, value_name = "EVENTS", default_value_t = 1000, value_parser = value_parser!(u64).range(1..))]
+    barrier_every: u64,
+
+    /// Barriers from one checkpoint to the next
+    #[arg(long, value_name = "BARRIERS", default_value_t = 2, value_parser = value_parser!(u64).range(1..))]
+    checkpoint_every: u64,
+
+    /// Where checkpoints are written; without --resume, those already there are removed
+    #[arg(long, value_name = "DIR", default_value_os_t = env::temp_dir().join("opstate-flights"))]
+    checkpoint_dir: PathBuf,
+
+    /// When a checkpoint is due, wait for the writer to finish the last one, instead of skipping the new one
+    #[arg(long)]
+    wait_for_writer: bool,
+
+    /// Continue from the newest intact checkpoint
+    #[arg(long)]
+    resume: bool,
+
+    /// Kill this process after so many events
+    #[arg(long, value_name = "EVENTS", value_parser = value_parser!(u64).range(1..))]
+    crash_after: Option<u64>,
+
+    /// Write the results to this file, as CSV
+    #[arg(long, value_name = "FILE")]
+    results: Option<PathBuf>,
+
+    /// List only routes with at least so many flights
+    #[arg(long, value_name = "FLIGHTS", default_value_t = 20)]
+    min_flights: u32,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum StoreKind {
+    Memory,
+}
+
+impl StoreKind {
+    /// The only place that knows which stores there are; operators see `dyn StateStore`.
+    fn new_store(self) -> Box<dyn StateStore> {
+        match self {
+            Self::Memory => Box::new(InMemoryStore::new()),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let source = Source::read(&args.input)?;
+    let job = Job { input_hash: source.hash, lateness_min: args.lateness_min };
+    let mut reactor = Reactor::new(Operators::new(|| args.store.new_store()), job);
+
+    let directory = Directory::open(args.checkpoint_dir.clone())?;
+    if !args.resume {
+        directory.clear()?;
+    } else if let Some((path, checkpoint)) = directory.load_newest(job)? {
+        reactor.restore(&checkpoint)?;
+        eprintln!("resumed at event {} from {}", HumanCount(reactor.progress.position), path.display());
+    } else {
+        eprintln!("there is no checkpoint to resume from; starting at the first event");
+    }
+    let mut writer = Writer::start(directory)?;
+
+    let schedule = Schedule {
+        barrier_every: args.barrier_every,
+        checkpoint_every: args.checkpoint_every,
+        wait_for_writer: args.wait_for_writer,
+        crash_after: args.crash_after,
+    };
+    // Shows on a terminal only.
+    let bar = ProgressBar::new(source.departures.len() as u64)
+        .with_style(ProgressStyle::with_template("{bar:60} {human_pos} of {human_len} events")?);
+    reactor.run(&source.departures, schedule, &mut writer, |position| bar.set_position(position))?;
+    bar.finish_and_clear();
+    let written = writer.finish()?;
+
+    if let Some(path) = &args.results {
+        write_results(path, &reactor).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    }
+    let report = Report { source: &source, reactor: &reactor, written: &written, min_flights: args.min_flights };
+    match io::stdout().write_all(report.render()?.as_bytes()) {
+        // Whoever reads the output, `head` for one, has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result.map_err(|error| format!("cannot print the report: {error}"))?),
+    }
+}

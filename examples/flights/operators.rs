@@ -1,0 +1,228 @@
+//! The operators: three aggregates, each with a store of its own.
+//!
+//! ```text
+//!                      ┌─> Airports    running totals of each origin
+//!   departure ─────────┤
+//!                      └─> RouteDays   one window per day, an entry per route
+//!                              │
+//!                              └─ window closed ─> Routes    totals of each route over the closed days
+//! ```
+//!
+//! All sums are integers, so that they do not depend on the order of addition and a run that crashed and resumed ends
+//! with the same bytes as one that did not.
+
+use std::ops::AddAssign;
+
+use opstate::{StateError, StateSnapshot, StateStore, StateStoreExt};
+use rkyv::munge::munge;
+use rkyv::seal::Seal;
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::calendar::{Day, Minute, day_of};
+use crate::events::{Airport, Departure};
+
+/// A flight that leaves more minutes late than this counts as delayed; so do the statistics this data comes from.
+const DELAYED_MIN: i32 = 15;
+
+/// What is known of a group of departures.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy)]
+pub(crate) struct Delays {
+    pub(crate) flights: u32,
+    /// How many left over 15 minutes late.
+    pub(crate) delayed: u32,
+    /// The sum of all delays. Early departures subtract from it.
+    pub(crate) total_min: i64,
+    pub(crate) worst_min: i32,
+}
+
+impl Delays {
+    fn of(delay_min: i32) -> Self {
+        Self {
+            flights: 1,
+            delayed: u32::from(delay_min > DELAYED_MIN),
+            total_min: delay_min.into(),
+            worst_min: delay_min,
+        }
+    }
+
+    pub(crate) fn mean_min(&self) -> f64 {
+        self.total_min as f64 / f64::from(self.flights)
+    }
+
+    pub(crate) fn delayed_percent(&self) -> f64 {
+        100.0 * f64::from(self.delayed) / f64::from(self.flights)
+    }
+}
+
+impl AddAssign for Delays {
+    fn add_assign(&mut self, other: Self) {
+        self.flights += other.flights;
+        self.delayed += other.delayed;
+        self.total_min += other.total_min;
+        self.worst_min = self.worst_min.max(other.worst_min);
+    }
+}
+
+/// Counts one more departure under `key`: in place by a single lookup, but for the first one.
+fn count(store: &mut dyn StateStore, key: &[u8], delay_min: i32) -> Result<(), StateError> {
+    let one = Delays::of(delay_min);
+    let counted = store.modify_typed::<Delays, _>(key, |delays: Seal<'_, ArchivedDelays>| {
+        munge!(let ArchivedDelays { mut flights, mut delayed, mut total_min, mut worst_min } = delays);
+        *flights += one.flights;
+        *delayed += one.delayed;
+        *total_min += one.total_min;
+        *worst_min = worst_min.to_native().max(one.worst_min).into();
+    })?;
+    match counted {
+        Some(()) => Ok(()),
+        None => store.put_typed(key, &one),
+    }
+}
+
+/// Running totals of each airport. Late events count like all others: there is no window that could have closed.
+///
+/// Keys: `origin`.
+pub(crate) struct Airports(Box<dyn StateStore>);
+
+impl Airports {
+    pub(crate) fn on_departure(&mut self, departure: &Departure) -> Result<(), StateError> {
+        count(&mut self.0, &departure.origin, departure.delay_min)
+    }
+
+    pub(crate) fn totals(&self) -> Result<Vec<(Airport, Delays)>, StateError> {
+        let mut totals = Vec::with_capacity(self.0.len());
+        for (key, _) in self.0.scan(..) {
+            if let (Ok(airport), Some(delays)) = (Airport::try_from(&key[..]), self.0.get_typed(&key)?) {
+                totals.push((airport, delays));
+            }
+        }
+        Ok(totals)
+    }
+}
+
+/// The windows: totals of each route on each day that is still open.
+///
+/// Keys: `day | origin | destination`. The day comes first and in big-endian, so that the order of keys is the order in
+/// which windows close: everything that is due lies in one range at the start, to be scanned and then deleted at once.
+pub(crate) struct RouteDays(Box<dyn StateStore>);
+
+impl RouteDays {
+    pub(crate) fn on_departure(&mut self, departure: &Departure) -> Result<(), StateError> {
+        let mut key = [0; 10];
+        key[..4].copy_from_slice(&day_of(departure.scheduled).to_be_bytes());
+        key[4..7].copy_from_slice(&departure.origin);
+        key[7..].copy_from_slice(&departure.destination);
+        count(&mut self.0, &key, departure.delay_min)
+    }
+
+    /// Closes the windows of all days before `end` and hands their contents to `emit`. Returns how many days that were.
+    pub(crate) fn close_before(
+        &mut self,
+        end: Day,
+        mut emit: impl FnMut(Day, &[u8], Delays) -> Result<(), StateError>,
+    ) -> Result<u64, StateError> {
+        let end = end.to_be_bytes();
+        let (mut days, mut last) = (0, None);
+        for (key, _) in self.0.range_scan(&[]..&end) {
+            let Some((day, route)) = key.split_first_chunk() else { continue };
+            let day = Day::from_be_bytes(*day);
+            if last != Some(day) {
+                (days, last) = (days + 1, Some(day));
+            }
+            if let Some(delays) = self.0.get_typed(&key)? {
+                emit(day, route, delays)?;
+            }
+        }
+        self.0.delete_range(&[]..&end)?;
+        Ok(days)
+    }
+}
+
+/// What is known of a route from the days that are over.
+#[derive(Archive, Serialize, Deserialize)]
+pub(crate) struct RouteTotal {
+    pub(crate) delays: Delays,
+    /// On how many days it was flown.
+    pub(crate) days: u32,
+    /// The day of its longest delay; the first of them if there are several.
+    pub(crate) worst_day: Day,
+}
+
+/// Totals of each route over all closed days. They are state, so that windows closed before a crash are not lost.
+///
+/// Keys: `origin | destination`.
+pub(crate) struct Routes(Box<dyn StateStore>);
+
+impl Routes {
+    fn on_window_closed(&mut self, day: Day, route: &[u8], window: Delays) -> Result<(), StateError> {
+        self.0.update(route, |total| {
+            let Some(mut total) = total else { return Some(RouteTotal { delays: window, days: 1, worst_day: day }) };
+            if window.worst_min > total.delays.worst_min {
+                total.worst_day = day;
+            }
+            total.delays += window;
+            total.days += 1;
+            Some(total)
+        })
+    }
+
+    pub(crate) fn totals(&self) -> Result<Vec<([Airport; 2], RouteTotal)>, StateError> {
+        let mut totals = Vec::with_capacity(self.0.len());
+        for (key, _) in self.0.scan(..) {
+            let Some((&origin, destination)) = key.split_first_chunk() else { continue };
+            if let (Ok(destination), Some(total)) = (Airport::try_from(destination), self.0.get_typed(&key)?) {
+                totals.push(([origin, destination], total));
+            }
+        }
+        Ok(totals)
+    }
+}
+
+/// All operators of the job.
+pub(crate) struct Operators {
+    pub(crate) airports: Airports,
+    pub(crate) route_days: RouteDays,
+    pub(crate) routes: Routes,
+}
+
+impl Operators {
+    /// The names under which a checkpoint keeps the operators' state, in the order of [`stores`](Self::stores).
+    pub(crate) const NAMES: [&str; 3] = ["airports", "route days", "routes"];
+
+    pub(crate) fn new(mut new_store: impl FnMut() -> Box<dyn StateStore>) -> Self {
+        Self { airports: Airports(new_store()), route_days: RouteDays(new_store()), routes: Routes(new_store()) }
+    }
+
+    pub(crate) fn stores(&self) -> [&dyn StateStore; 3] {
+        [&*self.airports.0, &*self.route_days.0, &*self.routes.0]
+    }
+
+    /// Moves the windows that end by `watermark` from `route_days` to `routes`; returns how many days that were.
+    pub(crate) fn close_windows(&mut self, watermark: Minute) -> Result<u64, StateError> {
+        let Self { route_days, routes, .. } = self;
+        route_days.close_before(day_of(watermark), |day, route, window| routes.on_window_closed(day, route, window))
+    }
+
+    pub(crate) fn snapshot(&self) -> Vec<(String, StateSnapshot)> {
+        Self::NAMES.into_iter().map(String::from).zip(self.stores().map(StateStore::snapshot)).collect()
+    }
+
+    /// Puts the state of a checkpoint in place of the operators' own.
+    ///
+    /// # Errors
+    ///
+    /// If an operator has no state in it; then nothing changes.
+    pub(crate) fn restore(&mut self, snapshots: &[(String, StateSnapshot)]) -> crate::Result<()> {
+        let mut found = Vec::new();
+        for name in Self::NAMES {
+            let snapshot = snapshots.iter().find(|(of, _)| of == name);
+            let (_, snapshot) = snapshot.ok_or_else(|| format!("the checkpoint has no state of operator {name:?}"))?;
+            found.push(snapshot.clone());
+        }
+        let stores = [&mut self.airports.0, &mut self.route_days.0, &mut self.routes.0];
+        for (store, snapshot) in stores.into_iter().zip(found) {
+            store.restore(snapshot);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,212 @@
+//! What comes out: tables for people, and a CSV file of the results for comparison.
+
+use std::cmp::Reverse;
+use std::fmt::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use comfy_table::{Attribute, Cell, CellAlignment, LineStyle, Table, TableStyle};
+use indicatif::{HumanBytes, HumanCount};
+
+use crate::Result;
+use crate::calendar::{day_of, format_day};
+use crate::checkpoint::Written;
+use crate::events::{Airport, Source};
+use crate::operators::{Delays, Operators};
+use crate::reactor::Reactor;
+
+/// How many routes and airports are listed.
+const LISTED: usize = 10;
+
+/// Writes everything the job has computed. Equal results give equal bytes.
+pub(crate) fn write_results(path: &Path, reactor: &Reactor) -> Result<()> {
+    let mut csv = csv::Writer::from_path(path)?;
+    csv.write_record(["of", "name", "flights", "delayed", "total_min", "worst_min", "days", "worst_day"])?;
+    for (route, total) in reactor.operators.routes.totals()? {
+        let [flights, delayed, total_min, worst_min] = fields(total.delays);
+        let (days, worst_day) = (total.days.to_string(), format_day(total.worst_day));
+        let row = ["route".into(), route_name(route), flights, delayed, total_min, worst_min, days, worst_day];
+        csv.write_record(row)?;
+    }
+    for (airport, delays) in reactor.operators.airports.totals()? {
+        let [flights, delayed, total_min, worst_min] = fields(delays);
+        let none = String::new;
+        let row = ["airport".into(), airport_name(airport), flights, delayed, total_min, worst_min, none(), none()];
+        csv.write_record(row)?;
+    }
+    let progress = reactor.progress;
+    let (events, late, days) = (progress.position, progress.late, progress.windows_closed);
+    csv.write_record(["all", "events", &events.to_string(), "", "", "", &days.to_string(), ""])?;
+    csv.write_record(["all", "late", &late.to_string(), "", "", "", "", ""])?;
+    csv.flush()?;
+    Ok(())
+}
+
+fn fields(delays: Delays) -> [String; 4] {
+    let Delays { flights, delayed, total_min, worst_min } = delays;
+    [flights.to_string(), delayed.to_string(), total_min.to_string(), worst_min.to_string()]
+}
+
+/// The tables at the end of a run.
+pub(crate) struct Report<'a> {
+    pub(crate) source: &'a Source,
+    pub(crate) reactor: &'a Reactor,
+    pub(crate) written: &'a [Written],
+    pub(crate) min_flights: u32,
+}
+
+impl Report<'_> {
+    pub(crate) fn render(&self) -> Result<String> {
+        let mut out = String::from("\n");
+        side_by_side(&mut out, &self.routes()?, &self.airports()?);
+        writeln!(
+            out,
+            " Delays in minutes. Routes of {} flights or more. Delayed: by more than 15 minutes.\n",
+            self.min_flights
+        )?;
+        side_by_side(&mut out, &self.state(), &self.checkpoints());
+        writeln!(
+            out,
+            " Slowest event: of each stretch from barrier to barrier. It may close a day's windows and,\n \
+             after a snapshot, copy state that the snapshot still shares.\n"
+        )?;
+        self.summary(&mut out)?;
+        Ok(out)
+    }
+
+    fn routes(&self) -> Result<Table> {
+        let mut routes = self.reactor.operators.routes.totals()?;
+        routes.retain(|(_, total)| total.delays.flights >= self.min_flights);
+        routes.sort_by(|(_, a), (_, b)| b.delays.mean_min().total_cmp(&a.delays.mean_min()));
+
+        let mut table = table(["Worst routes", "Flights", "Mean", "Delayed", "Worst", "on"]);
+        for (route, total) in routes.into_iter().take(LISTED) {
+            let Delays { flights, worst_min, .. } = total.delays;
+            table.add_row(vec![
+                Cell::new(route_name(route)),
+                Cell::new(flights),
+                Cell::new(format!("{:.1}", total.delays.mean_min())).add_attribute(Attribute::Bold),
+                Cell::new(format!("{:.0} %", total.delays.delayed_percent())),
+                Cell::new(worst_min),
+                Cell::new(format_day(total.worst_day)),
+            ]);
+        }
+        Ok(table)
+    }
+
+    fn airports(&self) -> Result<Table> {
+        let mut airports = self.reactor.operators.airports.totals()?;
+        airports.sort_by_key(|(_, delays)| Reverse(delays.flights));
+
+        let mut table = table(["Busiest", "Flights", "Mean", "Delayed"]);
+        for (airport, delays) in airports.into_iter().take(LISTED) {
+            table.add_row(vec![
+                Cell::new(airport_name(airport)),
+                Cell::new(HumanCount(delays.flights.into())).add_attribute(Attribute::Bold),
+                Cell::new(format!("{:.1}", delays.mean_min())),
+                Cell::new(format!("{:.0} %", delays.delayed_percent())),
+            ]);
+        }
+        Ok(table)
+    }
+
+    fn state(&self) -> Table {
+        let mut table = table(["State", "Entries", "Bytes", "Peak"]);
+        let stores = self.reactor.operators.stores();
+        for ((name, store), peak) in Operators::NAMES.into_iter().zip(stores).zip(self.reactor.metrics.peak_bytes) {
+            table.add_row([
+                name.into(),
+                HumanCount(store.len() as u64).to_string(),
+                HumanBytes(store.size_bytes() as u64).to_string(),
+                HumanBytes(peak as u64).to_string(),
+            ]);
+        }
+        table
+    }
+
+    fn checkpoints(&self) -> Table {
+        let metrics = &self.reactor.metrics;
+        let mut table = table(["Checkpoints", "Median", "Longest"]);
+        for (name, times) in [
+            ("snapshot, on the loop", metrics.pauses.clone()),
+            ("write, off the loop", self.written.iter().map(|written| written.time).collect()),
+            ("slowest event after one", metrics.slowest_after_snapshot.clone()),
+            ("slowest event otherwise", metrics.slowest_otherwise.clone()),
+        ] {
+            let [median, longest] = median_and_longest(times).map(|time| time.map_or("-".into(), micros));
+            table.add_row([name.into(), median, longest]);
+        }
+        table
+    }
+
+    fn summary(&self, out: &mut String) -> Result<()> {
+        let (progress, metrics) = (self.reactor.progress, &self.reactor.metrics);
+        let days = || self.source.departures.iter().map(|departure| day_of(departure.scheduled));
+        let [first, last] = [days().min(), days().max()].map(|day| day.map_or("-".into(), format_day));
+        let bytes = self.written.iter().map(|written| written.bytes).sum();
+        let rate = metrics.events as f64 / metrics.time.as_secs_f64().max(1e-9);
+        writeln!(
+            out,
+            " {} events from {} to {}: {} too late for their window, {} days closed",
+            HumanCount(progress.position),
+            first,
+            last,
+            HumanCount(progress.late),
+            HumanCount(progress.windows_closed),
+        )?;
+        writeln!(
+            out,
+            " {} events in this run in {:.1} ms, {} events/s",
+            HumanCount(metrics.events),
+            metrics.time.as_secs_f64() * 1e3,
+            HumanCount(rate as u64),
+        )?;
+        write!(out, " {} checkpoints written, {} in all", self.written.len(), HumanBytes(bytes))?;
+        if metrics.skipped > 0 {
+            write!(out, "; {} skipped, as the writer was still at the one before", metrics.skipped)?;
+        }
+        writeln!(out)?;
+        Ok(())
+    }
+}
+
+/// An empty table: the first column for names, the others for numbers.
+fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(TableStyle::new().header_separator(LineStyle::none().fill('─')))
+        .set_header(header.map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn side_by_side(out: &mut String, left: &Table, right: &Table) {
+    let (left, right): (Vec<_>, Vec<_>) = (left.lines().collect(), right.lines().collect());
+    // The line below the header has no invisible characters, so it is as wide as it looks.
+    let blank = " ".repeat(left.get(1).map_or(0, |line| line.chars().count()));
+    for row in 0..left.len().max(right.len()) {
+        let (left, right) = (left.get(row).unwrap_or(&blank), right.get(row).map_or("", String::as_str));
+        out.push_str(format!("{left}    {right}").trim_end());
+        out.push('\n');
+    }
+}
+
+fn median_and_longest(mut times: Vec<Duration>) -> [Option<Duration>; 2] {
+    times.sort_unstable();
+    [times.get(times.len() / 2).copied(), times.last().copied()]
+}
+
+fn micros(time: Duration) -> String {
+    let micros = time.as_secs_f64() * 1e6;
+    if micros < 10.0 { format!("{micros:.1} µs") } else { format!("{} µs", HumanCount(micros as u64)) }
+}
+
+fn airport_name(airport: Airport) -> String {
+    String::from_utf8_lossy(&airport).into_owned()
+}
+
+fn route_name([origin, destination]: [Airport; 2]) -> String {
+    format!("{}-{}", airport_name(origin), airport_name(destination))
+}

@@ -1,0 +1,55 @@
+//! [`Rule`]: the contract, cut into what a report can name.
+
+use std::fmt;
+
+macro_rules! rules {
+    ($($(#[doc = $doc:literal])* $name:ident: $text:literal,)*) => {
+        /// A rule of the contract of [`StateStore`](crate::StateStore). [`Display`](fmt::Display) gives its text.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Rule {
+            $(#[doc = $text] $(#[doc = $doc])* $name,)*
+        }
+
+        impl Rule {
+            /// Every rule there is.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+        }
+
+        impl fmt::Display for Rule {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self {
+                    $(Self::$name => $text,)*
+                })
+            }
+        }
+    };
+}
+
+rules! {
+    StartsEmpty: "a new store is empty, whatever other stores hold",
+    NoPanic: "no call panics, whatever its arguments",
+    Keys: "the empty key and keys of up to 65,535 bytes are keys; writing a longer one is `KeyTooLong`",
+    Errors: "a call that returns an error has changed nothing",
+    Contents: "a store holds exactly the entries that were written and not removed",
+    Order: "scans are in unsigned lexicographic order of the keys' bytes",
+    Counts: "`len`, `is_empty` and `size_bytes` are exact after every call",
+    Handles: "bytes handed out never change",
+    Snapshots: "a snapshot holds the entries of the instant it was taken and never changes",
+    Get: "`get` returns the value of a key that is present, and nothing for one that is absent",
+    Put: "`put` accepts every entry within the limits, and sets the value whether the key is new or not",
+    Delete: "`delete` removes the entry, and is no error for a key that is absent",
+    PrefixScan: "`prefix_scan` yields exactly the entries whose keys start with the prefix",
+    RangeScan: "`range_scan` yields exactly the entries from the start, included, to the end, excluded",
+    Restore: "`restore` replaces the contents by those of the snapshot",
+    Clear: "`clear` removes every entry",
+    Contains: "`contains` says whether there is an entry",
+    Flush: "`flush` succeeds and changes nothing",
+    GetOrInsert: "`get_or_insert` returns the value that is there, and sets it only if there is none",
+    Read: "`read` calls its function once with the value, or not at all, and says which",
+    Modify: "`modify` calls its function once with the value and keeps the change, or not at all, and says which",
+    PutBytes: "`put_bytes` does what `put` does",
+    DeleteRange: "`delete_range` removes exactly the entries in the range and returns how many there were",
+    VisitRange: "`visit_range` visits exactly the entries within the bounds, until it is told to stop",
+    GetMany: "`get_many` leaves one answer for each key in `out`, in their order, and nothing else",
+}

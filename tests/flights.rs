@@ -1,0 +1,383 @@
+//! The example `flights`, run as a process, killed, resumed, and compared with a computation that knows no store.
+
+#![cfg(not(miri))]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::{env, fs};
+
+use tempfile::TempDir;
+
+const INPUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/flights-20k.csv");
+
+/// The lateness that the example has by default.
+const LATENESS_MIN: i64 = 60;
+
+/// The path of the example, which belongs to the build this test belongs to.
+fn example() -> &'static Path {
+    static EXAMPLE: OnceLock<PathBuf> = OnceLock::new();
+    EXAMPLE.get_or_init(|| {
+        let test = env::current_exe().unwrap();
+        let profile_dir = test.parent().and_then(Path::parent).unwrap();
+        let example = profile_dir.join("examples").join(format!("flights{}", env::consts::EXE_SUFFIX));
+        // `cargo test --test main` builds no examples: without this, the one of an earlier build would be tested.
+        let profile = profile_dir.file_name().and_then(|name| name.to_str()).unwrap();
+        let build = Command::new(env!("CARGO"))
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["build", "--quiet", "--example", "flights"])
+            .args(["--profile", if profile == "debug" { "dev" } else { profile }])
+            .arg("--target-dir")
+            .arg(profile_dir.parent().unwrap())
+            .output();
+        match build {
+            Ok(build) => assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr)),
+            Err(error) => eprintln!("cannot run cargo, so the example is tested as it is: {error}"),
+        }
+        assert!(example.exists(), "{} is missing; build it with `cargo build --example flights`", example.display());
+        example
+    })
+}
+
+/// A job with a directory of its own for checkpoints and results.
+struct Job {
+    dir: TempDir,
+    args: Vec<&'static str>,
+}
+
+impl Job {
+    fn new(args: &[&'static str]) -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), args: args.to_vec() }
+    }
+
+    fn checkpoint_dir(&self) -> PathBuf {
+        self.dir.path().join("checkpoints")
+    }
+
+    fn run(&self, more: &[&str]) -> Output {
+        let mut command = Command::new(example());
+        // Where core dumps are on, they go to the current directory.
+        command.current_dir(self.dir.path());
+        command.arg("--checkpoint-dir").arg(self.checkpoint_dir());
+        command.arg("--results").arg(self.dir.path().join("results.csv"));
+        command.args(&self.args).args(more).output().unwrap()
+    }
+
+    /// Runs to the end and returns the results and what was said on stderr.
+    #[track_caller]
+    fn complete(&self, more: &[&str]) -> (String, String) {
+        let output = self.run(more);
+        let said = stderr(&output);
+        assert!(output.status.success(), "{said}");
+        (fs::read_to_string(self.dir.path().join("results.csv")).unwrap(), said)
+    }
+
+    /// Runs until the process kills itself.
+    #[track_caller]
+    fn crash(&self, more: &[&str]) {
+        let output = self.run(more);
+        assert!(!output.status.success());
+        #[cfg(unix)]
+        assert!(std::os::unix::process::ExitStatusExt::signal(&output.status).is_some(), "{}", stderr(&output));
+        assert!(!self.dir.path().join("results.csv").exists());
+    }
+
+    /// Runs into an error that a user can make, and returns its text.
+    #[track_caller]
+    fn fail(&self, more: &[&str]) -> String {
+        let output = self.run(more);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.starts_with("error: ") && said.lines().count() == 1, "{said}");
+        said
+    }
+
+    /// The checkpoints, oldest first.
+    fn checkpoints(&self) -> Vec<PathBuf> {
+        let mut paths: Vec<_> =
+            fs::read_dir(self.checkpoint_dir()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "checkpoint"));
+        paths.sort();
+        paths
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Where a run says that it resumed: at a number of events, or not at all.
+fn resumed_at(said: &str) -> Option<u64> {
+    let (number, _) = said.split_once("resumed at event ")?.1.split_once(' ')?;
+    number.replace(',', "").parse().ok()
+}
+
+#[derive(Default)]
+struct Naive {
+    flights: u32,
+    delayed: u32,
+    total_min: i64,
+    worst: Option<(i64, String)>,
+    days: BTreeSet<String>,
+}
+
+impl Naive {
+    fn add(&mut self, delay_min: i64, day: &str) {
+        self.flights += 1;
+        self.delayed += u32::from(delay_min > 15);
+        self.total_min += delay_min;
+        self.days.insert(day.to_owned());
+        let is_worse = self.worst.as_ref().is_none_or(|(worst, of)| (delay_min, of.as_str()) > (*worst, day));
+        if is_worse {
+            self.worst = Some((delay_min, day.to_owned()));
+        }
+    }
+}
+
+/// Computes the results file without a stream, windows or a store. Returns it with the positions of the late events.
+fn naive_results(lateness_min: i64) -> (String, Vec<usize>) {
+    struct Row {
+        scheduled: i64,
+        delay_min: i64,
+        day: String,
+        origin: String,
+        route: String,
+    }
+    let mut rows: Vec<Row> = csv::Reader::from_path(INPUT)
+        .unwrap()
+        .records()
+        .map(|record| {
+            let record = record.unwrap();
+            let number = |range: Range<usize>| -> i64 { record[0][range].parse().unwrap() };
+            assert!(record[0].starts_with("2001-0"), "the days of other years are not known here");
+            let days = [0, 31, 59][number(5..7) as usize - 1] + number(8..10) - 1;
+            Row {
+                scheduled: days * 1440 + number(11..13) * 60 + number(14..16),
+                delay_min: record[1].parse().unwrap(),
+                day: record[0][..10].to_owned(),
+                origin: record[3].to_owned(),
+                route: format!("{}-{}", &record[3], &record[4]),
+            }
+        })
+        .collect();
+    rows.sort_by_key(|row| row.scheduled + row.delay_min);
+
+    let (mut routes, mut airports) = (BTreeMap::<String, Naive>::new(), BTreeMap::<String, Naive>::new());
+    let (mut newest, mut late, mut days) = (i64::MIN / 2, Vec::new(), BTreeSet::new());
+    for (position, row) in rows.iter().enumerate() {
+        airports.entry(row.origin.clone()).or_default().add(row.delay_min, &row.day);
+        let end_of_day = (row.scheduled / 1440 + 1) * 1440;
+        if newest - lateness_min >= end_of_day {
+            late.push(position);
+        } else {
+            routes.entry(row.route.clone()).or_default().add(row.delay_min, &row.day);
+            days.insert(&row.day);
+        }
+        newest = newest.max(row.scheduled);
+    }
+
+    let mut csv = String::from("of,name,flights,delayed,total_min,worst_min,days,worst_day\n");
+    for (route, Naive { flights, delayed, total_min, worst, days }) in routes {
+        let (worst_min, worst_day) = worst.unwrap();
+        let days = days.len();
+        writeln!(csv, "route,{route},{flights},{delayed},{total_min},{worst_min},{days},{worst_day}").unwrap();
+    }
+    for (airport, Naive { flights, delayed, total_min, worst, .. }) in airports {
+        let (worst_min, _) = worst.unwrap();
+        writeln!(csv, "airport,{airport},{flights},{delayed},{total_min},{worst_min},,").unwrap();
+    }
+    writeln!(csv, "all,events,{},,,,{},", rows.len(), days.len()).unwrap();
+    writeln!(csv, "all,late,{},,,,,", late.len()).unwrap();
+    (csv, late)
+}
+
+/// The results of a run that nothing happens to.
+fn expected() -> &'static str {
+    static EXPECTED: OnceLock<String> = OnceLock::new();
+    EXPECTED.get_or_init(|| naive_results(LATENESS_MIN).0)
+}
+
+/// Compares without printing two files of some thousand lines.
+#[track_caller]
+fn assert_same(found: &str, expected: &str) {
+    let differing = found.lines().zip(expected.lines()).find(|(found, expected)| found != expected);
+    assert_eq!(differing, None);
+    assert_eq!(found.len(), expected.len());
+}
+
+#[test]
+fn results_are_those_of_a_computation_without_a_store() {
+    for (lateness_min, late) in [("0", 40), ("60", 8), ("1440", 0)] {
+        let (expected, expected_late) = naive_results(lateness_min.parse().unwrap());
+        assert_eq!(expected_late.len(), late);
+        assert_same(&Job::new(&["--lateness-min", lateness_min]).complete(&[]).0, &expected);
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_barriers() {
+    for barriers in [["--barrier-every", "1"], ["--barrier-every", "777"], ["--barrier-every", "1000000"]] {
+        assert_same(&Job::new(&barriers).complete(&[]).0, expected());
+    }
+}
+
+#[test]
+fn a_crash_changes_nothing() {
+    // With `--wait-for-writer` the checkpoint before the last one taken is on disk for certain, the last one perhaps.
+    for (crash_after, resumed) in [
+        ("500", None),
+        ("2000", None),
+        ("4000", Some(2000)),
+        ("4001", Some(2000)),
+        ("11111", Some(8000)),
+        ("20000", Some(18_000)),
+    ] {
+        let job = Job::new(&["--wait-for-writer"]);
+        job.crash(&["--crash-after", crash_after]);
+        let (results, said) = job.complete(&["--resume"]);
+        let at = resumed_at(&said);
+        assert!(at == resumed || at == Some(resumed.unwrap_or(0) + 2000), "after {crash_after} events: {said}");
+        assert_eq!(at.is_none(), said.contains("there is no checkpoint"), "{said}");
+        assert_same(&results, expected());
+    }
+}
+
+#[test]
+fn crash_after_crash_changes_nothing() {
+    let job = Job::new(&["--barrier-every", "500", "--wait-for-writer"]);
+    job.crash(&["--crash-after", "7000"]);
+    job.crash(&["--crash-after", "5000", "--resume"]);
+    job.crash(&["--crash-after", "300", "--resume"]);
+    let (results, said) = job.complete(&["--resume"]);
+    assert!(resumed_at(&said).is_some_and(|at| at >= 9000), "{said}");
+    assert_same(&results, expected());
+}
+
+#[test]
+fn a_crash_while_checkpoints_are_skipped_changes_nothing() {
+    let job = Job::new(&["--barrier-every", "10", "--checkpoint-every", "1"]);
+    job.crash(&["--crash-after", "15000"]);
+    assert_same(&job.complete(&["--resume"]).0, expected());
+}
+
+#[test]
+fn a_finished_job_resumes_to_the_same_results() {
+    let job = Job::new(&["--wait-for-writer"]);
+    job.complete(&[]);
+    let (results, said) = job.complete(&["--resume"]);
+    assert_eq!(resumed_at(&said), Some(20_000));
+    assert_same(&results, expected());
+}
+
+#[test]
+fn a_resumed_job_knows_which_events_are_late() {
+    let (expected, late) = naive_results(LATENESS_MIN);
+    let last_late = late[late.len() - 1];
+    assert!(
+        last_late > 10_000,
+        "two barriers fit before the end, so the checkpoint to resume from is not the one meant"
+    );
+    // The only checkpoint is right before a late event, which is late only by a watermark from before the checkpoint.
+    let job = Job::new(&["--wait-for-writer"]);
+    job.complete(&["--checkpoint-every", "1", "--barrier-every", &last_late.to_string()]);
+    let (results, said) = job.complete(&["--resume"]);
+    assert_eq!(resumed_at(&said), Some(last_late as u64), "{said}");
+    assert_same(&results, &expected);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over() {
+    let damages: [fn(&mut Vec<u8>); 6] = [
+        |bytes| bytes[0] ^= 1,
+        |bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x80;
+        },
+        // The position in the stream, or what is next to it: a valid archive but for the checksum.
+        |bytes| {
+            let near_the_end = bytes.len() - 40;
+            bytes[near_the_end] ^= 1;
+        },
+        |bytes| *bytes.last_mut().unwrap() ^= 1,
+        |bytes| bytes.truncate(bytes.len() - 1),
+        Vec::clear,
+    ];
+    let job = Job::new(&["--wait-for-writer"]);
+    for damage in damages {
+        job.complete(&[]);
+        let checkpoints = job.checkpoints();
+        assert_eq!(checkpoints.len(), 3);
+        let mut bytes = fs::read(&checkpoints[2]).unwrap();
+        damage(&mut bytes);
+        fs::write(&checkpoints[2], bytes).unwrap();
+
+        let (results, said) = job.complete(&["--resume"]);
+        assert!(said.contains("skipped a damaged checkpoint"), "{said}");
+        assert_eq!(resumed_at(&said), Some(18_000), "{said}");
+        assert_same(&results, expected());
+    }
+
+    for checkpoint in job.checkpoints() {
+        fs::write(checkpoint, "damaged").unwrap();
+    }
+    let (results, said) = job.complete(&["--resume"]);
+    assert_eq!(said.matches("skipped a damaged checkpoint").count(), 3, "{said}");
+    assert_eq!(resumed_at(&said), None);
+    assert_same(&results, expected());
+}
+
+#[test]
+fn a_fresh_run_removes_the_checkpoints_of_earlier_ones_and_nothing_else() {
+    let job = Job::new(&["--wait-for-writer", "--checkpoint-every", "20"]);
+    fs::create_dir(job.checkpoint_dir()).unwrap();
+    for name in ["flights-00000007.checkpoint", "flights-00000008.checkpoint.tmp", "flights-7.checkpoint", "notes.txt"]
+    {
+        fs::write(job.checkpoint_dir().join(name), "").unwrap();
+    }
+    job.complete(&[]);
+    let names: BTreeSet<_> = fs::read_dir(job.checkpoint_dir())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let expected = ["flights-00000000.checkpoint", "flights-7.checkpoint", "notes.txt"];
+    assert_eq!(names, expected.map(String::from).into());
+}
+
+#[test]
+fn a_checkpoint_of_another_job_is_refused() {
+    let job = Job::new(&["--wait-for-writer"]);
+    job.complete(&[]);
+    let said = job.fail(&["--resume", "--lateness-min", "61"]);
+    assert!(said.contains("another --input or --lateness-min"), "{said}");
+}
+
+#[test]
+fn mistakes_are_explained() {
+    let job = Job::new(&[]);
+    let header = "departure,delay_min,distance_mi,origin,destination\n2001-01-01 00:47,66,1750,DTW,LAS\n";
+    for (row, explanation) in [
+        ("2001-01-01 01:10,early,2399,HNL,SFO", "line 3: delay_min is \"early\""),
+        ("2001-01-01 01:10,9999999999,2399,HNL,SFO", "line 3: delay_min is \"9999999999\""),
+        ("2001-02-29 01:10,95,2399,HNL,SFO", "line 3: departure is \"2001-02-29 01:10\""),
+        ("2001-01-01,95,2399,HNL,SFO", "line 3: departure is \"2001-01-01\""),
+        ("2001-01-01 01:10,95,2399,Honolulu,SFO", "line 3: the airport is \"Honolulu\""),
+        ("2001-01-01 01:10,95,2399,HNL", "line: 3"),
+    ] {
+        let input = job.dir.path().join("input.csv");
+        fs::write(&input, format!("{header}{row}\n")).unwrap();
+        let said = job.fail(&["--input", input.to_str().unwrap()]);
+        assert!(said.contains(explanation), "{said}");
+    }
+
+    let input = job.dir.path().join("input.csv");
+    fs::write(&input, "when,where\n").unwrap();
+    assert!(job.fail(&["--input", input.to_str().unwrap()]).contains("no column \"departure\""));
+    assert!(job.fail(&["--input", "/no/such/file.csv"]).contains("cannot read /no/such/file.csv"));
+
+    let job = Job::new(&[]);
+    fs::write(job.checkpoint_dir(), "a file where a directory should be").unwrap();
+    assert!(job.fail(&[]).contains("cannot create the checkpoint directory"));
+}

@@ -40,7 +40,8 @@
 //!
 //! # What is not checked
 //!
-//! Costs, a store that never returns, errors of the store's own medium, and [`StateError::ValueTooLong`], for which a
+//! Costs, a store that never returns, one that ends the process (a recursion over a key of 65,535 bytes that overflows the
+//! stack, say: there will be no report), errors of the store's own medium, and [`StateError::ValueTooLong`], for which a
 //! test would need a value of 4 GiB.
 //!
 //! [`StateError::ValueTooLong`]: crate::StateError::ValueTooLong

@@ -29,10 +29,12 @@ pub enum StateError {
 
     /// The stored bytes are not a valid archive of the type that was asked for.
     #[error(
-        "the value of {value_len} bytes under a key of {key_len} bytes does not validate as `{type_name}`: {cause}; \
-         read it as the type it was written as"
+        "the value (bytes: {value_len}) of the key `{key}` (bytes: {key_len}) does not validate as `{type_name}`: \
+         {cause}; read it as the type it was written as"
     )]
     WrongType {
+        /// The start of the key, as text with escapes.
+        key: String,
         /// Length of the key in bytes.
         key_len: usize,
         /// Length of the stored value in bytes.
@@ -89,6 +91,16 @@ pub enum StateError {
         len: u64,
         /// Number of bytes that are needed at least.
         needed: u64,
+    },
+
+    /// The image does not end as images do.
+    #[error(
+        "the {len} bytes start as an image but do not end as one; they were cut short or something was appended, use \
+         another copy or an older checkpoint"
+    )]
+    NoEnd {
+        /// Number of bytes there are.
+        len: u64,
     },
 
     /// A part of an image does not match its checksum.

@@ -11,11 +11,11 @@ use std::ops::{ControlFlow, RangeBounds};
 use bytes::Bytes;
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator, access, access_mut, deserialize, to_bytes_in};
 use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor;
+use rkyv::rancor::{BoxedError, fail};
 use rkyv::seal::Seal;
 use rkyv::ser::allocator::ArenaHandle;
 use rkyv::util::AlignedVec;
-use rkyv::{Archive, Deserialize, Serialize};
+use rkyv::{Archive, Deserialize, Portable, Serialize};
 
 use crate::store::{Entries, prefix_end, scan_bounds};
 use crate::{StateError, StateStore};
@@ -58,9 +58,10 @@ impl Drop for Scratch {
 
 /// Typed access and generic conveniences for every [`StateStore`], `dyn StateStore` included.
 ///
-/// Typed methods store values as rkyv archives and check the stored bytes against the type on every read: a value
-/// that was written as something else is [`StateError::WrongType`], never a wrong answer or undefined behaviour. (Bytes
-/// that happen to form a valid archive of the type asked for are read as that.)
+/// Typed methods store values as rkyv archives and check the stored bytes against the type on every read. What does not
+/// validate, or has bytes that the type has no use for, is [`StateError::WrongType`]. The check proves that the bytes
+/// are *a* valid archive of the type, not that they were written as one: an `f64` can be read as a `u64`. Where a type
+/// may change, put a version into it or into its keys.
 ///
 /// ```
 /// use opstate::{InMemoryStore, StateStore, StateStoreExt};
@@ -105,10 +106,10 @@ pub trait StateStoreExt: StateStore {
     /// Those of [`put`](StateStore::put), and [`StateError::NotSerializable`].
     fn put_typed<T>(&mut self, key: &[u8], value: &T) -> Result<(), StateError>
     where
-        T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>,
+        T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, BoxedError>>,
     {
         let mut scratch = Scratch::take();
-        scratch.0 = to_bytes_in(value, std::mem::take(&mut scratch.0)).map_err(|cause: rancor::Error| {
+        scratch.0 = to_bytes_in(value, std::mem::take(&mut scratch.0)).map_err(|cause: BoxedError| {
             StateError::NotSerializable { key_len: key.len(), type_name: type_name::<T>(), cause: cause.into() }
         })?;
         self.put(key, &scratch.0)
@@ -124,14 +125,10 @@ pub trait StateStoreExt: StateStore {
     fn get_typed<T>(&self, key: &[u8]) -> Result<Option<T>, StateError>
     where
         T: Archive,
-        T::Archived:
-            for<'a> CheckBytes<HighValidator<'a, rancor::Error>> + Deserialize<T, HighDeserializer<rancor::Error>>,
+        T::Archived: for<'a> CheckBytes<HighValidator<'a, BoxedError>> + Deserialize<T, HighDeserializer<BoxedError>>,
     {
         let mut found = None;
-        self.read(key, &mut |value| {
-            let owned = with_archived::<T, _>(value, |archived| deserialize::<T, rancor::Error>(archived));
-            found = Some(owned.and_then(identity).map_err(|cause| wrong_type::<T>(key, value.len(), cause)));
-        });
+        self.read(key, &mut |value| found = Some(decode(key, value)));
         found.transpose()
     }
 
@@ -146,7 +143,7 @@ pub trait StateStoreExt: StateStore {
     fn view<T, R>(&self, key: &[u8], f: impl FnOnce(&T::Archived) -> R) -> Result<Option<R>, StateError>
     where
         T: Archive,
-        T::Archived: for<'a> CheckBytes<HighValidator<'a, rancor::Error>>,
+        T::Archived: for<'a> CheckBytes<HighValidator<'a, BoxedError>>,
     {
         let mut f = Some(f);
         let mut found = None;
@@ -193,7 +190,7 @@ pub trait StateStoreExt: StateStore {
     ) -> Result<Option<R>, StateError>
     where
         T: Archive,
-        T::Archived: for<'a> CheckBytes<HighValidator<'a, rancor::Error>>,
+        T::Archived: for<'a> CheckBytes<HighValidator<'a, BoxedError>>,
     {
         let mut f = Some(f);
         let mut found = None;
@@ -217,9 +214,8 @@ pub trait StateStoreExt: StateStore {
     /// [`StateError::WrongType`]; then `f` is not called. And those of the write.
     fn update<T>(&mut self, key: &[u8], f: impl FnOnce(Option<T>) -> Option<T>) -> Result<(), StateError>
     where
-        T: Archive + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>,
-        T::Archived:
-            for<'a> CheckBytes<HighValidator<'a, rancor::Error>> + Deserialize<T, HighDeserializer<rancor::Error>>,
+        T: Archive + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, BoxedError>>,
+        T::Archived: for<'a> CheckBytes<HighValidator<'a, BoxedError>> + Deserialize<T, HighDeserializer<BoxedError>>,
     {
         match f(self.get_typed::<T>(key)?) {
             Some(value) => self.put_typed(key, &value),
@@ -261,7 +257,7 @@ pub trait StateStoreExt: StateStore {
     /// Iterates over the entries whose keys are within `range`, in order, for any kind of range.
     ///
     /// Costs a [`range_scan`](StateStore::range_scan); where the upper bound is included, also a
-    /// [`get`](StateStore::get).
+    /// [`get`](StateStore::get). Bounds are slices: write `&key[..]` for a key in an array or a vector.
     ///
     /// ```
     /// use opstate::{InMemoryStore, StateStore, StateStoreExt};
@@ -278,6 +274,40 @@ pub trait StateStoreExt: StateStore {
     /// ```
     fn scan<'a>(&'a self, range: impl RangeBounds<&'a [u8]>) -> Entries<'a> {
         scan_bounds(self, (range.start_bound().cloned(), range.end_bound().cloned()))
+    }
+
+    /// Iterates over the entries whose keys are within `range`, in order, with their values as `T`s.
+    ///
+    /// Costs a [`scan`](Self::scan), and for each entry the check of the bytes and the deserialization. (Values that a
+    /// scan hands out need not lie at the alignment that `rkyv::access` asks for; this takes care of it.)
+    ///
+    /// # Errors
+    ///
+    /// An item is [`StateError::WrongType`] where the value is no `T`; the iterator goes on behind it.
+    ///
+    /// ```
+    /// use opstate::{InMemoryStore, StateStore, StateStoreExt};
+    ///
+    /// let mut store = InMemoryStore::new();
+    /// store.put_typed(b"a", &1_u64)?;
+    /// store.put_typed(b"b", &2_u64)?;
+    /// let mut sum = 0;
+    /// for entry in store.scan_typed::<u64>(..) {
+    ///     let (_key, number) = entry?;
+    ///     sum += number;
+    /// }
+    /// assert_eq!(sum, 3);
+    /// # Ok::<(), opstate::StateError>(())
+    /// ```
+    fn scan_typed<'a, T>(
+        &'a self,
+        range: impl RangeBounds<&'a [u8]>,
+    ) -> Box<dyn Iterator<Item = Result<(Bytes, T), StateError>> + 'a>
+    where
+        T: Archive + 'a,
+        T::Archived: for<'b> CheckBytes<HighValidator<'b, BoxedError>> + Deserialize<T, HighDeserializer<BoxedError>>,
+    {
+        Box::new(self.scan(range).map(|(key, value)| decode(&key, &value).map(|value| (key, value))))
     }
 
     /// Calls `f` with every entry whose key starts with `prefix`, in order, until it returns [`ControlFlow::Break`].
@@ -297,14 +327,35 @@ fn is_aligned(bytes: &[u8], alignment: usize) -> bool {
     bytes.as_ptr().addr() % alignment == 0
 }
 
+/// Checks `bytes` as an archived `T`, all of them.
+///
+/// rkyv looks for the root at the end and takes whatever it does not point to for granted, so that the first field of a
+/// longer type would do for a shorter one. Where the root validates without the bytes before it, they are not its own.
+fn access_all<T>(bytes: &[u8]) -> Result<&T, BoxedError>
+where
+    T: Portable + for<'a> CheckBytes<HighValidator<'a, BoxedError>>,
+{
+    let archived = access::<T, BoxedError>(bytes)?;
+    match bytes.len().checked_sub(size_of::<T>()) {
+        Some(rest @ 1..) if access::<T, BoxedError>(&bytes[rest..]).is_ok() => fail!(Unused { bytes: rest }),
+        _ => Ok(archived),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{bytes} bytes at its start belong to nothing")]
+struct Unused {
+    bytes: usize,
+}
+
 /// Checks `bytes` as an archived `T` and calls `f` with it, on a copy only where the alignment asks for one.
-fn with_archived<T, R>(bytes: &[u8], f: impl FnOnce(&T::Archived) -> R) -> Result<R, rancor::Error>
+fn with_archived<T, R>(bytes: &[u8], f: impl FnOnce(&T::Archived) -> R) -> Result<R, BoxedError>
 where
     T: Archive,
-    T::Archived: for<'a> CheckBytes<HighValidator<'a, rancor::Error>>,
+    T::Archived: for<'a> CheckBytes<HighValidator<'a, BoxedError>>,
 {
     if is_aligned(bytes, align_of::<T::Archived>()) {
-        match access::<T::Archived, rancor::Error>(bytes) {
+        match access_all::<T::Archived>(bytes) {
             Ok(archived) => return Ok(f(archived)),
             Err(cause) if is_aligned(bytes, ALIGNMENT) => return Err(cause),
             // A part of the value outside of its root may want more alignment than the root does.
@@ -312,29 +363,46 @@ where
         }
     }
     let copy = Scratch::copy_of(bytes);
-    access::<T::Archived, rancor::Error>(&copy.0).map(f)
+    access_all::<T::Archived>(&copy.0).map(f)
 }
 
 /// As [`with_archived`], for changes in place. A copy is written back when `f` has returned.
-fn with_archived_mut<T, R>(bytes: &mut [u8], f: impl FnOnce(Seal<'_, T::Archived>) -> R) -> Result<R, rancor::Error>
+fn with_archived_mut<T, R>(bytes: &mut [u8], f: impl FnOnce(Seal<'_, T::Archived>) -> R) -> Result<R, BoxedError>
 where
     T: Archive,
-    T::Archived: for<'a> CheckBytes<HighValidator<'a, rancor::Error>>,
+    T::Archived: for<'a> CheckBytes<HighValidator<'a, BoxedError>>,
 {
-    let fully_aligned = is_aligned(bytes, ALIGNMENT);
     if is_aligned(bytes, align_of::<T::Archived>()) {
-        match access_mut::<T::Archived, rancor::Error>(bytes) {
-            Ok(archived) => return Ok(f(archived)),
-            Err(cause) if fully_aligned => return Err(cause),
+        match access_all::<T::Archived>(bytes).map(drop) {
+            Ok(()) => return Ok(f(access_mut::<T::Archived, BoxedError>(bytes)?)),
+            Err(cause) if is_aligned(bytes, ALIGNMENT) => return Err(cause),
             Err(_) => {}
         }
     }
     let mut copy = Scratch::copy_of(bytes);
-    let result = f(access_mut::<T::Archived, rancor::Error>(&mut copy.0)?);
+    access_all::<T::Archived>(&copy.0)?;
+    let result = f(access_mut::<T::Archived, BoxedError>(&mut copy.0)?);
     bytes.copy_from_slice(&copy.0);
     Ok(result)
 }
 
-fn wrong_type<T>(key: &[u8], value_len: usize, cause: rancor::Error) -> StateError {
-    StateError::WrongType { key_len: key.len(), value_len, type_name: type_name::<T>(), cause: cause.into() }
+/// Makes a `T` of the value of `key`.
+pub(crate) fn decode<T>(key: &[u8], value: &[u8]) -> Result<T, StateError>
+where
+    T: Archive,
+    T::Archived: for<'a> CheckBytes<HighValidator<'a, BoxedError>> + Deserialize<T, HighDeserializer<BoxedError>>,
+{
+    with_archived::<T, _>(value, |archived| deserialize::<T, BoxedError>(archived))
+        .and_then(identity)
+        .map_err(|cause| wrong_type::<T>(key, value.len(), cause))
+}
+
+fn wrong_type<T>(key: &[u8], value_len: usize, cause: BoxedError) -> StateError {
+    StateError::WrongType {
+        key: key[..key.len().min(32)].escape_ascii().to_string(),
+        key_len: key.len(),
+        value_len,
+        type_name: type_name::<T>(),
+        cause: cause.into(),
+    }
 }

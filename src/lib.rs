@@ -23,7 +23,7 @@
 //! | snapshots, images, fingerprints | [`StateSnapshot`], [`ImageOptions`], [`Fingerprint`] |
 //! | snapshots inside of your own archived struct | [`ArchivedStateSnapshot`] |
 //! | what can go wrong | [`StateError`] |
-//! | checking a store of your own (feature `conformance`) | `conformance` |
+//! | a store of your own: how to write it, how to check it | [`StateStore`], the module `conformance` (a feature) |
 //!
 //! # A store in use
 //!
@@ -50,9 +50,23 @@
 //! # }
 //! ```
 //!
+//! # Designing keys
+//!
+//! Keys are compared byte by byte, unsigned, so a key is laid out with what is scanned or expired together in front, and
+//! numbers in big-endian:
+//!
+//! | state | key | then |
+//! |---|---|---|
+//! | windows | window end (`u64::to_be_bytes`), then the group | closing is a `range_scan` and a `delete_range` up to the watermark |
+//! | a join's side | join key, then event time | a match is a `range_scan` of the key's time bound |
+//! | expiry of entries keyed otherwise | a second store: time, then the key | one range finds what is due |
+//!
+//! A signed number sorts right once its sign bit is flipped (`(time ^ i64::MIN).to_be_bytes()`). A part of variable length
+//! that is not the last one needs an end that the part cannot contain, or a length in front, lest `ab` + `c` be `a` + `bc`.
+//!
 //! # Dependencies that show
 //!
-//! [`bytes`] and [`rkyv`] are part of this crate's interface. Do not turn on rkyv's format features
+//! [`bytes`] and [`rkyv`] are part of this crate's interface and re-exported. Do not turn on rkyv's format features
 //! (`pointer_width_64`, `big_endian`, `unaligned`) anywhere in a program that reads or writes images: cargo applies them
 //! to every crate, and they change the bytes.
 
@@ -66,6 +80,9 @@ mod store;
 pub mod conformance;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+
+pub use bytes;
+pub use rkyv;
 
 pub use error::StateError;
 pub use ext::StateStoreExt;

@@ -27,12 +27,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use rkyv::api::high::{HighDeserializer, HighValidator};
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::BoxedError;
+use rkyv::{Archive, Deserialize};
 
 pub use archived::{ArchivedStateSnapshot, StateSnapshotResolver};
 pub use fingerprint::Fingerprint;
 pub use write::ImageOptions;
 
 use crate::StateError;
+use crate::ext::decode;
 use crate::store::{Entries, KeyBounds, half_open};
 use image::Image;
 use sorted::SortedEntries;
@@ -60,8 +65,8 @@ pub(crate) trait Source: Send + Sync + 'static {
 
 /// The contents of a store at one instant: immutable, ordered, readable on any thread.
 ///
-/// A snapshot comes from [`StateStore::snapshot`](crate::StateStore::snapshot), from the bytes of an image
-/// ([`from_bytes`](Self::from_bytes)) or from entries ([`from_sorted`](Self::from_sorted), [`FromIterator`]). It stays
+/// A snapshot comes from [`StateStore::snapshot`](crate::StateStore::snapshot), from the bytes of an *image*, which is a
+/// serialized snapshot ([`from_bytes`](Self::from_bytes)) or from entries ([`from_sorted`](Self::from_sorted), [`FromIterator`]). It stays
 /// as it is whatever happens to the store it was taken from, and outlives it.
 ///
 /// Two snapshots are equal when they hold the same entries, wherever they come from and whenever they were taken.
@@ -251,6 +256,19 @@ impl StateSnapshot {
     /// Returns whether there is an entry for `key`. O(log n).
     pub fn contains(&self, key: &[u8]) -> bool {
         self.get(key).is_some()
+    }
+
+    /// Returns the value of `key` as a `T`. O(log n), the check of the bytes and the deserialization.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::WrongType`].
+    pub fn get_typed<T>(&self, key: &[u8]) -> Result<Option<T>, StateError>
+    where
+        T: Archive,
+        T::Archived: for<'a> CheckBytes<HighValidator<'a, BoxedError>> + Deserialize<T, HighDeserializer<BoxedError>>,
+    {
+        self.get(key).map(|value| decode(key, &value)).transpose()
     }
 
     /// Iterates over all entries, in order.

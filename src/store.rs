@@ -29,7 +29,7 @@ static BEYOND_EVERY_KEY: [u8; MAX_KEY_LEN + 1] = [0xFF; MAX_KEY_LEN + 1];
 ///
 /// # Contract
 ///
-/// These rules hold for every store. [`conformance`](https://docs.rs/opstate/latest/opstate/conformance/) checks them.
+/// These rules hold for every store. The module `conformance`, behind the feature of that name, checks them.
 ///
 /// 1. **Keys** are compared and scanned in unsigned lexicographic order of their bytes. The empty key is a key. A key
 ///    has at most [`MAX_KEY_LEN`] bytes and a value at most [`MAX_VALUE_LEN`]; writing a longer one is an error that
@@ -44,8 +44,13 @@ static BEYOND_EVERY_KEY: [u8; MAX_KEY_LEN + 1] = [0xFF; MAX_KEY_LEN + 1];
 ///
 /// # Implementing it
 ///
-/// The ten methods without a body suffice. Every other method then works through them; override those that the store
-/// can do better. All methods can be called on `dyn StateStore`; typed access and everything generic is in
+/// The ten methods without a body suffice; the example `custom_store` shows a whole store. Every other method works
+/// through them; override those that the store can do better. [`check_entry_len`](crate::check_entry_len) enforces the
+/// limits, [`StateSnapshot::from_sorted`] makes a snapshot, `conformance::check` checks the result. A store whose medium
+/// can fail reports that from `put`, `delete` or `flush`; `snapshot`, `restore` and `clear` have no error to return, so
+/// such a store remembers a failure there and returns it from the next of those.
+///
+/// All methods can be called on `dyn StateStore`; typed access and everything generic is in
 /// [`StateStoreExt`](crate::StateStoreExt).
 ///
 /// # Costs
@@ -70,6 +75,9 @@ pub trait StateStore: Send {
     fn delete(&mut self, key: &[u8]) -> Result<(), StateError>;
 
     /// Iterates over the entries whose keys start with `prefix`, in order.
+    ///
+    /// Values need not lie at any alignment: for archived ones use
+    /// [`scan_typed`](crate::StateStoreExt::scan_typed), not `rkyv::access`.
     fn prefix_scan<'a>(&'a self, prefix: &'a [u8]) -> Box<dyn Iterator<Item = (Bytes, Bytes)> + 'a>;
 
     /// Iterates over the entries whose keys are in `range`, in order: the start is included, the end is not.

@@ -14,8 +14,8 @@ use tempfile::TempDir;
 
 const INPUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/flights-20k.csv");
 
-/// The lateness that the example has by default.
-const LATENESS_MIN: i64 = 60;
+/// The lateness that the example allows by default.
+const ALLOWED_LATENESS_MIN: i64 = 60;
 
 /// The path of the example, which belongs to the build this test belongs to.
 fn example() -> &'static Path {
@@ -83,6 +83,12 @@ impl Job {
         #[cfg(unix)]
         assert!(std::os::unix::process::ExitStatusExt::signal(&output.status).is_some(), "{}", stderr(&output));
         assert!(!self.dir.path().join("results.csv").exists());
+        let said = stderr(&output);
+        let last = said.lines().next_back().unwrap_or_default();
+        assert!(
+            last.starts_with("crashing after ") && last.ends_with(" of this run, as asked; go on with --resume"),
+            "{said}"
+        );
     }
 
     /// Runs into an error that a user can make, and returns its text.
@@ -107,6 +113,22 @@ impl Job {
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The number in front of `what` in a report; 0 if it does not say.
+fn number_of(what: &str, report: &str) -> u64 {
+    let before = report.split_once(what).and_then(|(before, _)| before.split_whitespace().next_back());
+    before.map_or(0, |number| number.replace(',', "").parse().unwrap())
+}
+
+/// The median and the longest of a row about checkpoints.
+#[track_caller]
+fn times_of(row: &str, report: &str) -> String {
+    report.split_once(row).unwrap().1.lines().next().unwrap().trim().to_owned()
 }
 
 /// Where a run says that it resumed: at a number of events, or not at all.
@@ -138,7 +160,7 @@ impl Naive {
 }
 
 /// Computes the results file without a stream, windows or a store. Returns it with the positions of the late events.
-fn naive_results(lateness_min: i64) -> (String, Vec<usize>) {
+fn naive_results(allowed_lateness_min: i64) -> (String, Vec<usize>) {
     struct Row {
         scheduled: i64,
         delay_min: i64,
@@ -170,7 +192,7 @@ fn naive_results(lateness_min: i64) -> (String, Vec<usize>) {
     for (position, row) in rows.iter().enumerate() {
         airports.entry(row.origin.clone()).or_default().add(row.delay_min, &row.day);
         let end_of_day = (row.scheduled / 1440 + 1) * 1440;
-        if newest - lateness_min >= end_of_day {
+        if newest - allowed_lateness_min >= end_of_day {
             late.push(position);
         } else {
             routes.entry(row.route.clone()).or_default().add(row.delay_min, &row.day);
@@ -197,7 +219,7 @@ fn naive_results(lateness_min: i64) -> (String, Vec<usize>) {
 /// The results of a run that nothing happens to.
 fn expected() -> &'static str {
     static EXPECTED: OnceLock<String> = OnceLock::new();
-    EXPECTED.get_or_init(|| naive_results(LATENESS_MIN).0)
+    EXPECTED.get_or_init(|| naive_results(ALLOWED_LATENESS_MIN).0)
 }
 
 /// Compares without printing two files of some thousand lines.
@@ -210,32 +232,35 @@ fn assert_same(found: &str, expected: &str) {
 
 #[test]
 fn results_are_those_of_a_computation_without_a_store() {
-    for (lateness_min, late) in [("0", 40), ("60", 8), ("1440", 0)] {
-        let (expected, expected_late) = naive_results(lateness_min.parse().unwrap());
+    for (allowed_lateness, late) in [("0", 40), ("60", 8), ("1440", 0)] {
+        let (expected, expected_late) = naive_results(allowed_lateness.parse().unwrap());
         assert_eq!(expected_late.len(), late);
-        assert_same(&Job::new(&["--lateness-min", lateness_min]).complete(&[]).0, &expected);
+        assert_same(&Job::new(&["--allowed-lateness", allowed_lateness]).complete(&[]).0, &expected);
     }
 }
 
 #[test]
 fn results_do_not_depend_on_barriers() {
-    for barriers in [["--barrier-every", "1"], ["--barrier-every", "777"], ["--barrier-every", "1000000"]] {
-        assert_same(&Job::new(&barriers).complete(&[]).0, expected());
+    for every in ["1", "777", "1000000"] {
+        // A checkpoint at every second event would be a long wait.
+        assert_same(&Job::new(&["--skip-when-busy", "--barrier-every", every]).complete(&[]).0, expected());
     }
 }
 
 #[test]
 fn a_crash_changes_nothing() {
-    // With `--wait-for-writer` the checkpoint before the last one taken is on disk for certain, the last one perhaps.
+    // As the loop waits for the writer, the checkpoint before the last one taken is on disk for certain, the last one
+    // perhaps.
     for (crash_after, resumed) in [
         ("500", None),
         ("2000", None),
         ("4000", Some(2000)),
         ("4001", Some(2000)),
         ("11111", Some(8000)),
+        ("12000", Some(10_000)),
         ("20000", Some(18_000)),
     ] {
-        let job = Job::new(&["--wait-for-writer"]);
+        let job = Job::new(&[]);
         job.crash(&["--crash-after", crash_after]);
         let (results, said) = job.complete(&["--resume"]);
         let at = resumed_at(&said);
@@ -247,7 +272,7 @@ fn a_crash_changes_nothing() {
 
 #[test]
 fn crash_after_crash_changes_nothing() {
-    let job = Job::new(&["--barrier-every", "500", "--wait-for-writer"]);
+    let job = Job::new(&["--barrier-every", "500"]);
     job.crash(&["--crash-after", "7000"]);
     job.crash(&["--crash-after", "5000", "--resume"]);
     job.crash(&["--crash-after", "300", "--resume"]);
@@ -258,14 +283,69 @@ fn crash_after_crash_changes_nothing() {
 
 #[test]
 fn a_crash_while_checkpoints_are_skipped_changes_nothing() {
-    let job = Job::new(&["--barrier-every", "10", "--checkpoint-every", "1"]);
+    let job = Job::new(&["--skip-when-busy", "--barrier-every", "10", "--checkpoint-every", "1"]);
     job.crash(&["--crash-after", "15000"]);
     assert_same(&job.complete(&["--resume"]).0, expected());
 }
 
 #[test]
+fn a_checkpoint_waits_for_the_one_before_it() {
+    let output = Job::new(&["--barrier-every", "100"]).run(&[]);
+    let report = stdout(&output);
+    assert_eq!((number_of(" checkpoints written", &report), number_of(" skipped", &report)), (100, 0), "{report}");
+    assert!(times_of("wait for the writer", &report).starts_with(|first: char| first.is_ascii_digit()), "{report}");
+    assert!(report.contains(" of it waiting for the writer"), "{report}");
+}
+
+#[test]
+fn a_checkpoint_is_skipped_when_the_writer_is_busy() {
+    let output = Job::new(&["--skip-when-busy", "--barrier-every", "1"]).run(&[]);
+    let report = stdout(&output);
+    let (written, skipped) = (number_of(" checkpoints written", &report), number_of(" skipped", &report));
+    assert_eq!(written + skipped, 10_000, "{report}");
+    // Nobody writes a durable file in the time of two events, least of all ten thousand times.
+    assert!(written > 0 && skipped > 0, "{report}");
+    let times = times_of("wait for the writer", &report);
+    assert!(times.split_whitespace().eq(["-", "-"]), "{report}");
+    assert!(!report.contains("waiting for the writer"), "{report}");
+}
+
+#[test]
+fn a_crash_that_does_not_come_is_mentioned() {
+    let job = Job::new(&[]);
+    let (results, said) = job.complete(&["--crash-after", "20001"]);
+    assert_eq!(said, "did not crash: this run ended after 20,000 events, before the 20,001 asked for\n");
+    assert_same(&results, expected());
+
+    let (_, said) = job.complete(&["--crash-after", "1", "--resume"]);
+    assert!(said.ends_with("did not crash: this run ended after 0 events, before the 1 asked for\n"), "{said}");
+}
+
+#[test]
+fn reports_are_narrow_and_in_plain_english() {
+    let report = stdout(&Job::new(&[]).run(&[]));
+    assert!(report.lines().all(|line| line.chars().count() <= 95), "{report}");
+    assert!(report.contains(" 8 dropped as late, 90 days closed"), "{report}");
+
+    let job = Job::new(&[]);
+    let input = job.dir.path().join("input.csv");
+    let mut rows = "departure,delay_min,origin,destination\n".to_owned();
+    for (row, summary) in [
+        ("", " 0 events: 0 dropped as late, 0 days closed"),
+        ("2001-01-01 00:47,66,DTW,LAS\n", " 1 event from 2001-01-01 to 2001-01-01: 0 dropped as late, 1 day closed"),
+    ] {
+        rows.push_str(row);
+        fs::write(&input, &rows).unwrap();
+        let report =
+            stdout(&job.run(&["--barrier-every", "1", "--checkpoint-every", "1", "--input", input.to_str().unwrap()]));
+        assert!(report.lines().any(|line| line == summary), "{report}");
+        assert_eq!(report.contains(" 1 checkpoint written, "), !row.is_empty(), "{report}");
+    }
+}
+
+#[test]
 fn a_finished_job_resumes_to_the_same_results() {
-    let job = Job::new(&["--wait-for-writer"]);
+    let job = Job::new(&[]);
     job.complete(&[]);
     let (results, said) = job.complete(&["--resume"]);
     assert_eq!(resumed_at(&said), Some(20_000));
@@ -274,14 +354,14 @@ fn a_finished_job_resumes_to_the_same_results() {
 
 #[test]
 fn a_resumed_job_knows_which_events_are_late() {
-    let (expected, late) = naive_results(LATENESS_MIN);
+    let (expected, late) = naive_results(ALLOWED_LATENESS_MIN);
     let last_late = late[late.len() - 1];
     assert!(
         last_late > 10_000,
         "two barriers fit before the end, so the checkpoint to resume from is not the one meant"
     );
     // The only checkpoint is right before a late event, which is late only by a watermark from before the checkpoint.
-    let job = Job::new(&["--wait-for-writer"]);
+    let job = Job::new(&[]);
     job.complete(&["--checkpoint-every", "1", "--barrier-every", &last_late.to_string()]);
     let (results, said) = job.complete(&["--resume"]);
     assert_eq!(resumed_at(&said), Some(last_late as u64), "{said}");
@@ -305,7 +385,7 @@ fn a_damaged_checkpoint_is_passed_over() {
         |bytes| bytes.truncate(bytes.len() - 1),
         Vec::clear,
     ];
-    let job = Job::new(&["--wait-for-writer"]);
+    let job = Job::new(&[]);
     for damage in damages {
         job.complete(&[]);
         let checkpoints = job.checkpoints();
@@ -331,7 +411,7 @@ fn a_damaged_checkpoint_is_passed_over() {
 
 #[test]
 fn a_fresh_run_removes_the_checkpoints_of_earlier_ones_and_nothing_else() {
-    let job = Job::new(&["--wait-for-writer", "--checkpoint-every", "20"]);
+    let job = Job::new(&["--checkpoint-every", "20"]);
     fs::create_dir(job.checkpoint_dir()).unwrap();
     for name in ["flights-00000007.checkpoint", "flights-00000008.checkpoint.tmp", "flights-7.checkpoint", "notes.txt"]
     {
@@ -348,10 +428,10 @@ fn a_fresh_run_removes_the_checkpoints_of_earlier_ones_and_nothing_else() {
 
 #[test]
 fn a_checkpoint_of_another_job_is_refused() {
-    let job = Job::new(&["--wait-for-writer"]);
+    let job = Job::new(&[]);
     job.complete(&[]);
-    let said = job.fail(&["--resume", "--lateness-min", "61"]);
-    assert!(said.contains("another --input or --lateness-min"), "{said}");
+    let said = job.fail(&["--resume", "--allowed-lateness", "61"]);
+    assert!(said.contains("another --input or --allowed-lateness"), "{said}");
 }
 
 #[test]
@@ -360,7 +440,10 @@ fn mistakes_are_explained() {
     let header = "departure,delay_min,distance_mi,origin,destination\n2001-01-01 00:47,66,1750,DTW,LAS\n";
     for (row, explanation) in [
         ("2001-01-01 01:10,early,2399,HNL,SFO", "line 3: delay_min is \"early\""),
-        ("2001-01-01 01:10,9999999999,2399,HNL,SFO", "line 3: delay_min is \"9999999999\""),
+        (
+            "2001-01-01 01:10,9999999999,2399,HNL,SFO",
+            "line 3: delay_min is \"9999999999\", expected whole minutes, at most 10,080 (a week)",
+        ),
         ("2001-02-29 01:10,95,2399,HNL,SFO", "line 3: departure is \"2001-02-29 01:10\""),
         ("2001-01-01,95,2399,HNL,SFO", "line 3: departure is \"2001-01-01\""),
         ("2001-01-01 01:10,95,2399,Honolulu,SFO", "line 3: the airport is \"Honolulu\""),
@@ -379,5 +462,7 @@ fn mistakes_are_explained() {
 
     let job = Job::new(&[]);
     fs::write(job.checkpoint_dir(), "a file where a directory should be").unwrap();
-    assert!(job.fail(&[]).contains("cannot create the checkpoint directory"));
+    let said = job.fail(&[]);
+    assert!(said.contains("cannot create the checkpoint directory"), "{said}");
+    assert!(said.ends_with("; choose another with --checkpoint-dir\n"), "{said}");
 }

@@ -8,7 +8,7 @@ use std::thread;
 use bytes::Bytes;
 use opstate::{Fingerprint, ImageOptions, InMemoryStore, MAX_KEY_LEN, StateError, StateSnapshot, StateStore};
 use proptest::prelude::*;
-use rkyv::rancor;
+use rkyv::rancor::BoxedError;
 
 use crate::cases;
 use crate::counting::allocated_by;
@@ -236,14 +236,14 @@ fn a_checkpoint_of_the_user_holds_snapshots() {
     let a = StateSnapshot::from_iter((0..1000_u32).map(|i| (i.to_be_bytes().to_vec(), vec![1; 100])));
     let b = StateSnapshot::from_iter([("x", "y")]);
     let operators = vec![("a".to_owned(), a.clone()), ("b".to_owned(), b.clone())];
-    let mut bytes = rkyv::to_bytes::<rancor::Error>(&Checkpoint { operators, offset: 9 }).unwrap();
+    let mut bytes = rkyv::to_bytes::<BoxedError>(&Checkpoint { operators, offset: 9 }).unwrap();
 
-    let restored: Checkpoint = rkyv::from_bytes::<_, rancor::Error>(&bytes).unwrap();
+    let restored: Checkpoint = rkyv::from_bytes::<_, BoxedError>(&bytes).unwrap();
     assert_eq!(restored.offset, 9);
     assert_eq!(restored.operators[0], ("a".to_owned(), a.clone()));
     assert_eq!(restored.operators[1], ("b".to_owned(), b));
 
-    let archived = rkyv::access::<ArchivedCheckpoint, rancor::Error>(&bytes).unwrap();
+    let archived = rkyv::access::<ArchivedCheckpoint, BoxedError>(&bytes).unwrap();
     let image = archived.operators[0].1.as_image();
     assert_eq!(image, a.to_bytes());
     assert_eq!(archived.operators[0].1.open().unwrap(), a);
@@ -251,7 +251,7 @@ fn a_checkpoint_of_the_user_holds_snapshots() {
     // A damaged image in a sound archive is rkyv's error, with ours as its text.
     let inside = image.as_ptr().addr() - bytes.as_ptr().addr() + 5000;
     bytes[inside] ^= 1;
-    let error = rkyv::from_bytes::<Checkpoint, rancor::Error>(&bytes).err().unwrap();
+    let error = rkyv::from_bytes::<Checkpoint, BoxedError>(&bytes).err().unwrap();
     assert!(error.to_string().contains("checksum"), "{error}");
 }
 

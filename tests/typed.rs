@@ -6,7 +6,11 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use opstate::{InMemoryStore, StateError, StateSnapshot, StateStore, StateStoreExt};
+use rkyv::bytecheck::CheckBytes;
 use rkyv::munge::munge;
+use rkyv::rancor::BoxedError;
+use rkyv::ser::allocator::ArenaHandle;
+use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::counting::allocated_by;
@@ -133,8 +137,10 @@ fn a_wrong_type_is_an_error_that_names_it() {
             store.put(&key, bytes).unwrap();
             let check = |error: StateError| {
                 let text = error.to_string();
-                let StateError::WrongType { key_len, value_len, type_name, .. } = error else { panic!("{text}") };
-                assert_eq!((key_len, value_len), (key.len(), bytes.len()));
+                let StateError::WrongType { key: shown, key_len, value_len, type_name, .. } = error else {
+                    panic!("{text}")
+                };
+                assert_eq!((shown.as_bytes(), key_len, value_len), (&key[..], key.len(), bytes.len()));
                 assert!(type_name.ends_with("typed::Window") && text.contains("typed::Window"), "{text}");
             };
             check(store.get_typed::<Window>(&key).unwrap_err());
@@ -145,6 +151,63 @@ fn a_wrong_type_is_an_error_that_names_it() {
             assert_eq!(store.get(&key).as_deref(), Some(bytes));
         }
     }
+}
+
+#[derive(Archive, Serialize, Deserialize, Debug, PartialEq)]
+struct Longer {
+    old: u64,
+    new: u64,
+}
+
+#[test]
+fn a_part_of_a_longer_value_is_not_taken_for_a_shorter_type() {
+    for shift in [0, 4, 5] {
+        let mut store = Shifted { inner: InMemoryStore::new(), shift };
+        store.put_typed(b"k", &Longer { old: 1, new: 2 }).unwrap();
+        let check = |error: StateError| {
+            assert!(error.to_string().contains("belong to nothing"), "{error}");
+        };
+        check(store.get_typed::<u64>(b"k").unwrap_err());
+        check(store.get_typed::<bool>(b"k").map(drop).err().unwrap_or_else(|| panic!("a bool")));
+        check(store.modify_typed::<u64, _>(b"k", |_| ()).unwrap_err());
+        check(store.snapshot().get_typed::<u32>(b"k").unwrap_err());
+        check(store.scan_typed::<u64>(..).next().unwrap().unwrap_err());
+        assert_eq!(store.get_typed::<Longer>(b"k").unwrap(), Some(Longer { old: 1, new: 2 }));
+    }
+}
+
+#[test]
+fn valid_values_of_all_shapes_use_all_their_bytes() {
+    fn round_trip<T>(value: T)
+    where
+        T: Archive + PartialEq + std::fmt::Debug,
+        T: for<'a> Serialize<rkyv::api::high::HighSerializer<AlignedVec, ArenaHandle<'a>, BoxedError>>,
+        T::Archived: for<'a> CheckBytes<rkyv::api::high::HighValidator<'a, BoxedError>>
+            + Deserialize<T, rkyv::api::high::HighDeserializer<BoxedError>>,
+    {
+        let mut store = InMemoryStore::new();
+        store.put_typed(b"k", &value).unwrap();
+        assert_eq!(store.get_typed::<T>(b"k").unwrap().as_ref(), Some(&value));
+        assert_eq!(store.snapshot().get_typed::<T>(b"k").unwrap().as_ref(), Some(&value));
+        assert_eq!(store.scan_typed::<T>(..).next().unwrap().unwrap().1, value);
+    }
+    round_trip(());
+    round_trip(7_u8);
+    round_trip(Vec::<u64>::new());
+    round_trip(vec![(); 5]);
+    round_trip(vec![Vec::<u8>::new(), vec![], vec![1]]);
+    round_trip((Vec::<u128>::new(), 3_u8, String::new()));
+    round_trip(String::from("short"));
+    round_trip(String::from("a string that does not fit inline"));
+    round_trip((Some(Box::new(5_u64)), None::<Box<u64>>));
+    round_trip(None::<Box<u128>>);
+    round_trip(std::collections::BTreeMap::<u32, String>::new());
+    round_trip(std::collections::BTreeMap::from([
+        (1_u32, String::from("one")),
+        (2, String::from("a longer second one")),
+    ]));
+    round_trip(std::collections::HashMap::<u32, u32>::new());
+    round_trip([window(), window()]);
 }
 
 #[test]

@@ -30,7 +30,7 @@ const CHECKSUM_LEN: usize = size_of::<u64>();
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Job {
     pub(crate) input_hash: u64,
-    pub(crate) lateness_min: u32,
+    pub(crate) allowed_lateness_min: u32,
 }
 
 /// The state of the whole job between two events, archived by rkyv. A snapshot is a field like any other.
@@ -70,9 +70,15 @@ pub(crate) struct Directory {
 
 impl Directory {
     pub(crate) fn open(path: PathBuf) -> Result<Self> {
-        fs::create_dir_all(&path)
-            .map_err(|error| format!("cannot create the checkpoint directory {}: {error}", path.display()))?;
-        Ok(Self { path })
+        let directory = Self { path };
+        fs::create_dir_all(&directory.path).map_err(|error| directory.unusable("create", &error))?;
+        Ok(directory)
+    }
+
+    /// The text of an error that another directory would not have.
+    fn unusable(&self, cannot: &str, error: &io::Error) -> String {
+        let path = self.path.display();
+        format!("cannot {cannot} the checkpoint directory {path}: {error}; choose another with --checkpoint-dir")
     }
 
     /// Removes the checkpoints of earlier runs.
@@ -99,8 +105,8 @@ impl Directory {
                 Ok(checkpoint) if checkpoint.job == job => return Ok(Some((path, checkpoint))),
                 Ok(_) => {
                     return Err(format!(
-                        "the checkpoint {} is of a run with another --input or --lateness-min; repeat them, or start \
-                         over without --resume",
+                        "the checkpoint {} is of a run with another --input or --allowed-lateness; repeat them, or \
+                         start over without --resume",
                         path.display()
                     )
                     .into());
@@ -116,8 +122,7 @@ impl Directory {
     fn write(&self, number: u64, checkpoint: &Checkpoint) -> Result<u64> {
         let bytes = checkpoint.to_file_bytes()?;
         let (unfinished, path) = (self.file(number, UNFINISHED_SUFFIX), self.file(number, SUFFIX));
-        self.write_durably(&bytes, &unfinished, &path)
-            .map_err(|error| format!("cannot write the checkpoint {}: {error}", path.display()))?;
+        self.write_durably(&bytes, &unfinished, &path).map_err(|error| self.unusable("write to", &error))?;
         for old in self.numbers(SUFFIX)?.into_iter().rev().skip(KEPT) {
             self.remove(&self.file(old, SUFFIX))?;
         }
@@ -138,7 +143,7 @@ impl Directory {
 
     /// The numbers of all files that are named like a checkpoint, in ascending order.
     fn numbers(&self, suffix: &str) -> Result<Vec<u64>> {
-        let cannot_list = |error| format!("cannot list the directory {}: {error}", self.path.display());
+        let cannot_list = |error| self.unusable("list", &error);
         let mut numbers = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(cannot_list)? {
             let name = entry.map_err(cannot_list)?.file_name();
@@ -157,7 +162,7 @@ impl Directory {
     fn remove(&self, path: &Path) -> Result<()> {
         match fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(format!("cannot remove the old checkpoint {}: {error}", path.display()).into())
+                Err(self.unusable("remove old files from", &error).into())
             }
             _ => Ok(()),
         }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use csv::{ReaderBuilder, StringRecord};
+use indicatif::HumanCount;
 use twox_hash::XxHash3_64;
 
 use crate::Result;
@@ -77,11 +78,11 @@ fn parse(bytes: &[u8]) -> Result<Vec<Departure>> {
 }
 
 fn parse_row([departure, delay, origin, destination]: [&str; COLUMNS.len()]) -> Result<Departure, String> {
-    let delay_min = delay
-        .parse()
-        .ok()
-        .filter(|minutes| (-MAX_DELAY_MIN..=MAX_DELAY_MIN).contains(minutes))
-        .ok_or_else(|| format!("delay_min is {delay:?}, expected whole minutes, at most {MAX_DELAY_MIN}"))?;
+    let delay_min =
+        delay.parse().ok().filter(|minutes| (-MAX_DELAY_MIN..=MAX_DELAY_MIN).contains(minutes)).ok_or_else(|| {
+            let most = HumanCount(MAX_DELAY_MIN.unsigned_abs().into());
+            format!("delay_min is {delay:?}, expected whole minutes, at most {most} (a week)")
+        })?;
     let scheduled = parse_minute(departure)
         .ok_or_else(|| format!("departure is {departure:?}, expected a time since 1970 such as 2001-01-31 23:59"))?;
     Ok(Departure { scheduled, delay_min, origin: parse_airport(origin)?, destination: parse_airport(destination)? })

@@ -19,7 +19,6 @@ mod operators;
 mod reactor;
 mod report;
 
-use std::env;
 use std::error::Error;
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
@@ -33,11 +32,13 @@ use crate::checkpoint::{Directory, Job, Writer};
 use crate::events::Source;
 use crate::operators::Operators;
 use crate::reactor::{Reactor, Schedule};
-use crate::report::{Report, write_results};
+use crate::report::{Report, counted, write_results};
 
 pub(crate) type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 const INPUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/flights-20k.csv");
+
+const CHECKPOINT_DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/flights-checkpoints");
 
 /// Aggregate flight departures as a stream, with checkpoints and recovery.
 #[derive(Parser)]
@@ -50,9 +51,9 @@ struct Args {
     #[arg(long, value_enum, default_value_t = StoreKind::Memory)]
     store: StoreKind,
 
-    /// How long a day's window stays open for late events, in minutes
+    /// How long a day's window stays open for events that come late
     #[arg(long, value_name = "MINUTES", default_value_t = 60)]
-    lateness_min: u32,
+    allowed_lateness: u32,
 
     /// Events from one barrier to the next
     #[arg(long, value_name = "EVENTS", default_value_t = 1000, value_parser = value_parser!(u64).range(1..))]
@@ -63,18 +64,18 @@ struct Args {
     checkpoint_every: u64,
 
     /// Where checkpoints are written; without --resume, those already there are removed
-    #[arg(long, value_name = "DIR", default_value_os_t = env::temp_dir().join("opstate-flights"))]
+    #[arg(long, value_name = "DIR", default_value = CHECKPOINT_DIR)]
     checkpoint_dir: PathBuf,
 
-    /// When a checkpoint is due, wait for the writer to finish the last one, instead of skipping the new one
+    /// Skip a checkpoint that is due while the one before it is still being written, instead of waiting
     #[arg(long)]
-    wait_for_writer: bool,
+    skip_when_busy: bool,
 
     /// Continue from the newest intact checkpoint
     #[arg(long)]
     resume: bool,
 
-    /// Kill this process after so many events
+    /// Kill this process after so many events of this run; those before the checkpoint of --resume do not count
     #[arg(long, value_name = "EVENTS", value_parser = value_parser!(u64).range(1..))]
     crash_after: Option<u64>,
 
@@ -113,7 +114,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     let source = Source::read(&args.input)?;
-    let job = Job { input_hash: source.hash, lateness_min: args.lateness_min };
+    let job = Job { input_hash: source.hash, allowed_lateness_min: args.allowed_lateness };
     let mut reactor = Reactor::new(Operators::new(|| args.store.new_store()), job);
 
     let directory = Directory::open(args.checkpoint_dir.clone())?;
@@ -130,14 +131,18 @@ fn run(args: &Args) -> Result<()> {
     let schedule = Schedule {
         barrier_every: args.barrier_every,
         checkpoint_every: args.checkpoint_every,
-        wait_for_writer: args.wait_for_writer,
+        skip_when_busy: args.skip_when_busy,
         crash_after: args.crash_after,
     };
     // Shows on a terminal only.
     let bar = ProgressBar::new(source.departures.len() as u64)
         .with_style(ProgressStyle::with_template("{bar:60} {human_pos} of {human_len} events")?);
-    reactor.run(&source.departures, schedule, &mut writer, |position| bar.set_position(position))?;
+    reactor.run(&source.departures, schedule, &mut writer, &bar)?;
     bar.finish_and_clear();
+    if let Some(asked) = args.crash_after {
+        let events = counted(reactor.metrics.events, "event");
+        eprintln!("did not crash: this run ended after {events}, before the {} asked for", HumanCount(asked));
+    }
     let written = writer.finish()?;
 
     if let Some(path) = &args.results {

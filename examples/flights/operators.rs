@@ -91,8 +91,9 @@ impl Airports {
 
     pub(crate) fn totals(&self) -> Result<Vec<(Airport, Delays)>, StateError> {
         let mut totals = Vec::with_capacity(self.0.len());
-        for (key, _) in self.0.scan(..) {
-            if let (Ok(airport), Some(delays)) = (Airport::try_from(&key[..]), self.0.get_typed(&key)?) {
+        for entry in self.0.scan_typed(..) {
+            let (key, delays) = entry?;
+            if let Ok(airport) = Airport::try_from(&key[..]) {
                 totals.push((airport, delays));
             }
         }
@@ -123,15 +124,14 @@ impl RouteDays {
     ) -> Result<u64, StateError> {
         let end = end.to_be_bytes();
         let (mut days, mut last) = (0, None);
-        for (key, _) in self.0.range_scan(&[]..&end) {
+        for entry in self.0.scan_typed(..&end[..]) {
+            let (key, delays) = entry?;
             let Some((day, route)) = key.split_first_chunk() else { continue };
             let day = Day::from_be_bytes(*day);
             if last != Some(day) {
                 (days, last) = (days + 1, Some(day));
             }
-            if let Some(delays) = self.0.get_typed(&key)? {
-                emit(day, route, delays)?;
-            }
+            emit(day, route, delays)?;
         }
         self.0.delete_range(&[]..&end)?;
         Ok(days)
@@ -168,9 +168,10 @@ impl Routes {
 
     pub(crate) fn totals(&self) -> Result<Vec<([Airport; 2], RouteTotal)>, StateError> {
         let mut totals = Vec::with_capacity(self.0.len());
-        for (key, _) in self.0.scan(..) {
+        for entry in self.0.scan_typed(..) {
+            let (key, total) = entry?;
             let Some((&origin, destination)) = key.split_first_chunk() else { continue };
-            if let (Ok(destination), Some(total)) = (Airport::try_from(destination), self.0.get_typed(&key)?) {
+            if let Ok(destination) = Airport::try_from(destination) {
                 totals.push(([origin, destination], total));
             }
         }

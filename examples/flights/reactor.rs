@@ -3,6 +3,7 @@
 use std::process;
 use std::time::{Duration, Instant};
 
+use indicatif::ProgressBar;
 use opstate::StateError;
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -11,6 +12,7 @@ use crate::calendar::{Minute, day_of};
 use crate::checkpoint::{Checkpoint, Job, Writer};
 use crate::events::Departure;
 use crate::operators::Operators;
+use crate::report::counted;
 
 /// Where in the stream the job is: with the operators' state, all that the results depend on.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy)]
@@ -36,8 +38,8 @@ pub(crate) struct Schedule {
     pub(crate) barrier_every: u64,
     /// Barriers from one checkpoint to the next.
     pub(crate) checkpoint_every: u64,
-    /// What to do if the writer has not finished the last checkpoint: wait for it, or else do without the new one.
-    pub(crate) wait_for_writer: bool,
+    /// What to do if the writer has not finished the last checkpoint: do without the new one, or else wait.
+    pub(crate) skip_when_busy: bool,
     /// After how many events of this process to kill it.
     pub(crate) crash_after: Option<u64>,
 }
@@ -49,7 +51,9 @@ pub(crate) struct Metrics {
     pub(crate) time: Duration,
     /// What each checkpoint kept the event loop from its work, for the snapshots of all operators.
     pub(crate) pauses: Vec<Duration>,
-    /// Checkpoints that were due while the writer was busy.
+    /// What each checkpoint kept the event loop waiting for the one before it to be on disk.
+    pub(crate) waits: Vec<Duration>,
+    /// Checkpoints that were skipped, because they were due while the writer was busy.
     pub(crate) skipped: u64,
     /// The longest event of each stretch between two barriers that began with a snapshot, and of each other stretch.
     pub(crate) slowest_after_snapshot: Vec<Duration>,
@@ -78,13 +82,13 @@ impl Reactor {
         Ok(())
     }
 
-    /// Takes in the rest of the source and closes all windows. Calls `on_barrier` with the position at every barrier.
+    /// Takes in the rest of the source and closes all windows. Moves `bar` at every barrier.
     pub(crate) fn run(
         &mut self,
         source: &[Departure],
         schedule: Schedule,
         writer: &mut Writer,
-        mut on_barrier: impl FnMut(u64),
+        bar: &ProgressBar,
     ) -> Result<()> {
         let start = Instant::now();
         let done = usize::try_from(self.progress.position)?;
@@ -103,10 +107,13 @@ impl Reactor {
             if self.progress.position % schedule.barrier_every == 0 {
                 self.metrics.note_slowest(slowest, is_after_snapshot);
                 is_after_snapshot = self.at_barrier(schedule, writer)?;
-                on_barrier(self.progress.position);
+                bar.set_position(self.progress.position);
                 (slowest, last) = (Duration::ZERO, Instant::now());
             }
             if schedule.crash_after == Some(self.metrics.events) {
+                bar.finish_and_clear();
+                let events = counted(self.metrics.events, "event");
+                eprintln!("crashing after {events} of this run, as asked; go on with --resume");
                 // No destructor runs, no buffer is flushed, and the writer's thread dies wherever it is.
                 process::abort();
             }
@@ -125,7 +132,7 @@ impl Reactor {
             self.operators.route_days.on_departure(departure)?;
         }
         self.metrics.note_sizes(&self.operators);
-        self.advance_watermark(departure.scheduled - Minute::from(self.job.lateness_min))?;
+        self.advance_watermark(departure.scheduled - Minute::from(self.job.allowed_lateness_min))?;
         self.progress.position += 1;
         Ok(())
     }
@@ -152,9 +159,14 @@ impl Reactor {
         if barrier % schedule.checkpoint_every != 0 {
             return Ok(false);
         }
-        if writer.is_busy(schedule.wait_for_writer)? {
+        // Waiting bounds what a crash costs: at most two checkpoints' worth of events have to be taken in again.
+        let start = Instant::now();
+        if writer.is_busy(!schedule.skip_when_busy)? {
             self.metrics.skipped += 1;
             return Ok(false);
+        }
+        if !schedule.skip_when_busy {
+            self.metrics.waits.push(start.elapsed());
         }
         let start = Instant::now();
         let operators = self.operators.snapshot();

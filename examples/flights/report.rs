@@ -61,14 +61,15 @@ impl Report<'_> {
         side_by_side(&mut out, &self.routes()?, &self.airports()?);
         writeln!(
             out,
-            " Delays in minutes. Routes of {} flights or more. Delayed: by more than 15 minutes.\n",
-            self.min_flights
+            " Delays in minutes. Routes of {} or more. Delayed: by more than 15 minutes.\n",
+            counted(self.min_flights.into(), "flight")
         )?;
         side_by_side(&mut out, &self.state(), &self.checkpoints());
         writeln!(
             out,
             " Slowest event: of each stretch from barrier to barrier. It may close a day's windows and,\n \
-             after a snapshot, copy state that the snapshot still shares.\n"
+             after a snapshot, copy state that the snapshot still shares.\n \
+             Wait: at a checkpoint, until the one before it is on disk.\n"
         )?;
         self.summary(&mut out)?;
         Ok(out)
@@ -129,11 +130,12 @@ impl Report<'_> {
         let mut table = table(["Checkpoints", "Median", "Longest"]);
         for (name, times) in [
             ("snapshot, on the loop", metrics.pauses.clone()),
+            ("wait for the writer", metrics.waits.clone()),
             ("write, off the loop", self.written.iter().map(|written| written.time).collect()),
             ("slowest event after one", metrics.slowest_after_snapshot.clone()),
             ("slowest event otherwise", metrics.slowest_otherwise.clone()),
         ] {
-            let [median, longest] = median_and_longest(times).map(|time| time.map_or("-".into(), micros));
+            let [median, longest] = median_and_longest(times).map(|time| time.map_or("-".into(), human));
             table.add_row([name.into(), median, longest]);
         }
         table
@@ -142,32 +144,36 @@ impl Report<'_> {
     fn summary(&self, out: &mut String) -> Result<()> {
         let (progress, metrics) = (self.reactor.progress, &self.reactor.metrics);
         let days = || self.source.departures.iter().map(|departure| day_of(departure.scheduled));
-        let [first, last] = [days().min(), days().max()].map(|day| day.map_or("-".into(), format_day));
-        let bytes = self.written.iter().map(|written| written.bytes).sum();
-        let rate = metrics.events as f64 / metrics.time.as_secs_f64().max(1e-9);
-        writeln!(
-            out,
-            " {} events from {} to {}: {} too late for their window, {} days closed",
-            HumanCount(progress.position),
-            first,
-            last,
-            HumanCount(progress.late),
-            HumanCount(progress.windows_closed),
-        )?;
-        writeln!(
-            out,
-            " {} events in this run in {:.1} ms, {} events/s",
-            HumanCount(metrics.events),
-            metrics.time.as_secs_f64() * 1e3,
-            HumanCount(rate as u64),
-        )?;
-        write!(out, " {} checkpoints written, {} in all", self.written.len(), HumanBytes(bytes))?;
+        write!(out, " {}", counted(progress.position, "event"))?;
+        if let (Some(first), Some(last)) = (days().min(), days().max()) {
+            write!(out, " from {} to {}", format_day(first), format_day(last))?;
+        }
+        let (late, closed) = (HumanCount(progress.late), counted(progress.windows_closed, "day"));
+        writeln!(out, ": {late} dropped as late, {closed} closed")?;
+
+        write!(out, " {} in this run in {}", counted(metrics.events, "event"), human(metrics.time))?;
+        if !metrics.waits.is_empty() {
+            write!(out, ", {} of it waiting for the writer", human(metrics.waits.iter().sum()))?;
+        }
+        if metrics.events > 0 {
+            let rate = metrics.events as f64 / metrics.time.as_secs_f64().max(1e-9);
+            write!(out, ": {} events/s", HumanCount(rate as u64))?;
+        }
+        writeln!(out)?;
+
+        let bytes = HumanBytes(self.written.iter().map(|written| written.bytes).sum());
+        write!(out, " {} written, {bytes} in all", counted(self.written.len() as u64, "checkpoint"))?;
         if metrics.skipped > 0 {
-            write!(out, "; {} skipped, as the writer was still at the one before", metrics.skipped)?;
+            write!(out, "; {} skipped, as the writer was busy", HumanCount(metrics.skipped))?;
         }
         writeln!(out)?;
         Ok(())
     }
+}
+
+/// A number of things, as in `1 day` or `1,234 days`.
+pub(crate) fn counted(number: u64, one: &str) -> String {
+    format!("{} {one}{}", HumanCount(number), if number == 1 { "" } else { "s" })
 }
 
 /// An empty table: the first column for names, the others for numbers.
@@ -188,7 +194,7 @@ fn side_by_side(out: &mut String, left: &Table, right: &Table) {
     let blank = " ".repeat(left.get(1).map_or(0, |line| line.chars().count()));
     for row in 0..left.len().max(right.len()) {
         let (left, right) = (left.get(row).unwrap_or(&blank), right.get(row).map_or("", String::as_str));
-        out.push_str(format!("{left}    {right}").trim_end());
+        out.push_str(format!("{left}   {right}").trim_end());
         out.push('\n');
     }
 }
@@ -198,9 +204,15 @@ fn median_and_longest(mut times: Vec<Duration>) -> [Option<Duration>; 2] {
     [times.get(times.len() / 2).copied(), times.last().copied()]
 }
 
-fn micros(time: Duration) -> String {
+/// A duration in the unit that leaves at most three digits before the point, also when rounded.
+fn human(time: Duration) -> String {
     let micros = time.as_secs_f64() * 1e6;
-    if micros < 10.0 { format!("{micros:.1} µs") } else { format!("{} µs", HumanCount(micros as u64)) }
+    match micros {
+        ..9.95 => format!("{micros:.1} µs"),
+        ..999.5 => format!("{micros:.0} µs"),
+        ..999_950.0 => format!("{:.1} ms", micros / 1e3),
+        _ => format!("{:.1} s", micros / 1e6),
+    }
 }
 
 fn airport_name(airport: Airport) -> String {

@@ -16,11 +16,13 @@ use crate::StateError;
 
 /// The archived form of a [`StateSnapshot`]: the bytes of its image.
 ///
-/// The image has checksums of its own; the fields beside it have only those you add. An archive ends at 2 GiB.
+/// The image has checksums of its own; the fields beside it have only those you add. An archive ends at 2 GiB. Of rkyv's
+/// error types, `BoxedError` says what is wrong with an image; `rkyv::rancor::Error` does so in debug builds only.
 ///
 /// ```
 /// use opstate::StateSnapshot;
-/// use rkyv::{Archive, Deserialize, Serialize, rancor};
+/// use rkyv::rancor::BoxedError;
+/// use rkyv::{Archive, Deserialize, Serialize};
 ///
 /// #[derive(Archive, Serialize, Deserialize)]
 /// struct Checkpoint {
@@ -28,11 +30,11 @@ use crate::StateError;
 ///     state: StateSnapshot,
 /// }
 ///
-/// # fn main() -> Result<(), rancor::Error> {
+/// # fn main() -> Result<(), BoxedError> {
 /// let state = StateSnapshot::from_iter([("key", "value")]);
-/// let bytes = rkyv::to_bytes::<rancor::Error>(&Checkpoint { offset: 7, state: state.clone() })?;
+/// let bytes = rkyv::to_bytes::<BoxedError>(&Checkpoint { offset: 7, state: state.clone() })?;
 ///
-/// let restored = rkyv::from_bytes::<Checkpoint, rancor::Error>(&bytes)?;
+/// let restored = rkyv::from_bytes::<Checkpoint, BoxedError>(&bytes)?;
 /// assert_eq!((restored.offset, restored.state), (7, state));
 /// # Ok(())
 /// # }

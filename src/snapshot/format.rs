@@ -239,13 +239,7 @@ impl Trailer {
         let offset = image.len() - Self::LEN;
         let bytes = &image[offset..];
         if bytes[80..] != END_MAGIC {
-            return Err(StateError::Malformed {
-                part: "trailer",
-                offset: offset as u64,
-                problem: "the image does not end as images do; it was cut short or bytes were added",
-                found: u64::from_le_bytes(field(bytes, 80)),
-                expected: u64::from_le_bytes(END_MAGIC),
-            });
+            return Err(StateError::NoEnd { len: image.len() as u64 });
         }
         let checked = [&image[..Header::LEN], &bytes[..Self::CHECKED]].concat();
         verify_checksum("trailer", offset as u64, u64::from_le_bytes(field(bytes, 72)), &checked)?;

@@ -67,7 +67,7 @@ pub enum StateError {
     },
 
     /// The bytes do not start as an image does.
-    #[error("the bytes start with {found:02x?}, an image starts with {expected:02x?}; this is some other file")]
+    #[error("the bytes start with `{}`, an image starts with `{}`; this is some other file", found.escape_ascii(), expected.escape_ascii())]
     NotAnImage {
         /// The first bytes, at most eight.
         found: Vec<u8>,
@@ -120,7 +120,10 @@ pub enum StateError {
     },
 
     /// A part of an image breaks a rule of the format although its checksum may be right.
-    #[error("the {part} at byte {offset} of the image is malformed: {problem} (found {found}, expected {expected})")]
+    #[error(
+        "the {part} at byte {offset} of the image is malformed: {problem} (found {found}, expected {expected}); whoever \
+         wrote it did not follow the format, use another copy"
+    )]
     Malformed {
         /// The offending part.
         part: &'static str,

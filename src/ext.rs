@@ -6,7 +6,7 @@
 use std::any::type_name;
 use std::cell::Cell;
 use std::convert::identity;
-use std::ops::{ControlFlow, RangeBounds};
+use std::ops::{Bound, ControlFlow, RangeBounds};
 
 use bytes::Bytes;
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator, access, access_mut, deserialize, to_bytes_in};
@@ -17,7 +17,7 @@ use rkyv::ser::allocator::ArenaHandle;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Portable, Serialize};
 
-use crate::store::{Entries, prefix_end, scan_bounds};
+use crate::store::{BEYOND_EVERY_KEY, Entries, prefix_end, scan_bounds};
 use crate::{StateError, StateStore};
 
 /// The alignment of rkyv's own buffers, and so the largest that an archived type can count on.
@@ -225,8 +225,7 @@ pub trait StateStoreExt: StateStore {
 
     /// Removes every entry whose key starts with `prefix`; returns how many there were.
     ///
-    /// Costs a [`delete_range`](StateStore::delete_range). A prefix of only `0xFF` bytes, which has no end that a range
-    /// could name, costs a scan and a [`delete`](StateStore::delete) each.
+    /// Costs a [`delete_range`](StateStore::delete_range).
     ///
     /// # Errors
     ///
@@ -244,14 +243,8 @@ pub trait StateStoreExt: StateStore {
     /// # Ok::<(), opstate::StateError>(())
     /// ```
     fn delete_prefix(&mut self, prefix: &[u8]) -> Result<usize, StateError> {
-        if let Some(end) = prefix_end(prefix) {
-            return self.delete_range(prefix..&end);
-        }
-        let keys: Vec<Bytes> = self.prefix_scan(prefix).map(|(key, _)| key).collect();
-        for key in &keys {
-            self.delete(key)?;
-        }
-        Ok(keys.len())
+        let end = prefix_end(prefix);
+        self.delete_range(prefix..end.as_deref().unwrap_or(&BEYOND_EVERY_KEY))
     }
 
     /// Iterates over the entries whose keys are within `range`, in order, for any kind of range.
@@ -314,9 +307,8 @@ pub trait StateStoreExt: StateStore {
     ///
     /// Costs a [`visit_range`](StateStore::visit_range).
     fn visit_prefix(&self, prefix: &[u8], mut f: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
-        use std::ops::Bound::{Excluded, Included, Unbounded};
         let end = prefix_end(prefix);
-        self.visit_range((Included(prefix), end.as_deref().map_or(Unbounded, Excluded)), &mut f);
+        self.visit_range((Bound::Included(prefix), end.as_deref().map_or(Bound::Unbounded, Bound::Excluded)), &mut f);
     }
 }
 

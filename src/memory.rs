@@ -22,13 +22,13 @@ use value::Value;
 /// # Costs
 ///
 /// Reads and writes are O(log n), scans O(log n) and O(1) an entry. Keys of up to 15 bytes and values of up to 22 stand
-/// in the map's nodes; a longer key or value costs a cache miss more.
+/// in the map's nodes; a longer value costs a cache miss more, and a longer key two, and two allocations for a lookup.
 ///
 /// A random lookup stays under 500 ns up to @BUDGET@ entries.
 ///
 /// A [`snapshot`](StateStore::snapshot) is O(1) and shares the map; **the first write while the snapshot is alive copies
-/// the map**, in O(n). Without a snapshot alive no write copies anything. Restoring a snapshot of an `InMemoryStore`
-/// is O(1) and shares likewise, restoring any other is O(n).
+/// the map**, in O(n). Without a snapshot alive a write copies nothing but, in `modify`, a long value that a handle shares.
+/// Restoring a snapshot of an `InMemoryStore` shares likewise, restoring any other is O(n); so is dropping what was there.
 ///
 /// Handles to long keys and values share them with the store. A scan gathers short ones in buffers of at most 64 entries,
 /// and a handle that is kept keeps its buffer.

@@ -74,8 +74,8 @@ pub(crate) trait Source: Send + Sync + 'static {
 /// # Sharing
 ///
 /// Cloning costs O(1); clones share everything. Handles from a snapshot of an image are slices of the image's bytes and
-/// keep all of them alive; other handles keep alive at most the entries they belong to. A snapshot of a store keeps
-/// alive what the store held; see there for what that costs the store's writer.
+/// keep all of them alive; handles from a scan of a store's snapshot keep alive a run of up to 64 entries. A snapshot of a
+/// store keeps alive what the store held; see there for what that costs the store's writer.
 ///
 /// ```text
 ///   store ───────────> entries <─────────── snapshot <── clone, perhaps on another thread
@@ -160,7 +160,8 @@ impl StateSnapshot {
     ///
     /// All of it is verified: structure, checksums, order of keys, counts and the fingerprint. The snapshot answers
     /// from `bytes` as they are; they are copied only if they do not start at a multiple of four bytes in memory.
-    /// Computes in O(n), and allocates less than the bytes' own length (twice that where they are copied).
+    /// Computes in O(n), and allocates less than the bytes' own length and a few hundred (twice that where they are
+    /// copied).
     ///
     /// # Errors
     ///
@@ -176,16 +177,17 @@ impl StateSnapshot {
     ///
     /// Equal contents give equal bytes, but for the time in the header.
     pub fn to_bytes(&self) -> Bytes {
-        let mut image = Vec::new();
+        // Eight bytes an entry and a little for each segment come to what the entries are themselves.
+        let mut image = Vec::with_capacity(self.size_bytes() + self.size_bytes() / 256 + 8 * self.len() + 512);
         self.write_to(&mut image).expect("entries of a snapshot are within the limits, and a `Vec` takes all bytes");
         image.into()
     }
 
     /// Writes the snapshot as an image, as it goes, and returns the number of bytes written.
     ///
-    /// Computes in O(n). Beyond the snapshot it needs memory for four copies of a segment of 64 KiB, and 48 bytes and a
-    /// key for every segment written. `out` gets writes of whole segments, so it need not be buffered; it is flushed at
-    /// the end.
+    /// Computes in O(n). Beyond the snapshot it needs memory for five times the largest segment, that is 64 KiB and an
+    /// entry shorter than that, and for up to three times 40 bytes and a key for every segment written. `out` gets writes
+    /// of whole segments, so it need not be buffered; it is flushed at the end.
     ///
     /// # Errors
     ///

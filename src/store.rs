@@ -20,7 +20,7 @@ pub type Entries<'a> = Box<dyn Iterator<Item = (Bytes, Bytes)> + 'a>;
 pub type KeyBounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
 /// Sorts after every key there can be, so that a `Range` can say "to the end".
-static BEYOND_EVERY_KEY: [u8; MAX_KEY_LEN + 1] = [0xFF; MAX_KEY_LEN + 1];
+pub(crate) static BEYOND_EVERY_KEY: [u8; MAX_KEY_LEN + 1] = [0xFF; MAX_KEY_LEN + 1];
 
 /// Keyed state of one stream operator.
 ///

@@ -77,6 +77,45 @@ fn each_broken_rule_is_named() {
 }
 
 #[test]
+fn what_is_said_to_be_zeros_is_zeros() {
+    let image = assemble(&sound());
+    let footer = get_u64(&image, image.len() - TRAILER) as usize;
+    let (first_end, second_end) = (extents(&image)[0].1, extents(&image)[1].1);
+    // A byte that a descriptor reserves, and the padding of a segment and behind a blob.
+    for at in [footer + 34, footer + DESCRIPTOR + 39, first_end - 1, second_end - 1] {
+        let mut forged = image.clone();
+        assert_eq!(forged[at], 0);
+        forged[at] = 1;
+        seal(&mut forged);
+        let error = open_forged(&mut forged).unwrap_err();
+        assert!(error.to_string().contains("zeros"), "{error}");
+    }
+    // The last first key, said to be longer than what is left of the footer.
+    let mut forged = image.clone();
+    forged[footer + 2 * DESCRIPTOR + 32] = 200;
+    seal(&mut forged);
+    assert!(open_forged(&mut forged).unwrap_err().to_string().contains("does not end within the footer"));
+}
+
+#[test]
+fn segments_need_room_in_the_body() {
+    let mut forged = assemble(&[]);
+    let (header, trailer) = (forged[..HEADER].to_vec(), forged.split_off(HEADER));
+    let body = vec![0; 48];
+    let descriptors = vec![0; 1000 * DESCRIPTOR];
+    forged = [header, body, descriptors, trailer].concat();
+    let at = forged.len() - TRAILER;
+    for (field, number) in [(0, HEADER as u64 + 48), (8, 1000 * DESCRIPTOR as u64), (16, 1000)] {
+        set_u64(&mut forged, at + field, number);
+    }
+    seal_parts(&mut forged, &[], HEADER + 48);
+    let (result, allocated) = allocated_by(|| StateSnapshot::from_bytes(forged.clone()));
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains("there is no room for so many segments"), "{error}");
+    assert!(allocated.peak_bytes < forged.len() + 1024);
+}
+
+#[test]
 fn sums_in_the_trailer_are_not_believed() {
     for (field, problem) in [
         (24, "the number of entries is not true"),
@@ -113,7 +152,13 @@ fn an_unknown_version_kind_or_flag_is_named() {
     assert!(matches!(forged(10, 2), StateError::Malformed { problem: "this kind of image is unknown", .. }));
     assert!(matches!(forged(15, 0x80), StateError::Malformed { problem: "these flags are unknown", .. }));
     assert!(matches!(forged(0, b'x'), StateError::NotAnImage { .. }));
-    // A newer version is named even if everything else is different.
+    // A newer version is named even if everything else is different, and shorter.
+    for len in 10..120 {
+        let mut newer = assemble(&[]);
+        newer[8] = 2;
+        let error = StateSnapshot::from_bytes(newer[..len].to_vec()).unwrap_err();
+        assert!(matches!(error, StateError::UnsupportedVersion { found: 2, .. }), "{error}");
+    }
     let mut newer = assemble(&[]);
     newer[8] = 9;
     newer[11..].fill(0xAB);

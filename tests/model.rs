@@ -155,6 +155,12 @@ fn apply(store: &mut Box<dyn StateStore>, model: &mut Model, held: &mut Vec<Held
             let mut expected = model.clone();
             expected.retain(|key, _| key.starts_with(&prefix));
             assert_same(store.prefix_scan(&prefix), &expected);
+            let mut visited = Vec::new();
+            store.visit_prefix(&prefix, |key, value| {
+                visited.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+                ControlFlow::Continue(())
+            });
+            assert_same(visited.into_iter(), &expected);
         }
         Op::GetMany(keys) => {
             let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
@@ -216,4 +222,17 @@ proptest! {
     fn in_memory_store_agrees_with_the_model(ops in proptest::collection::vec(any_op(), 0..120)) {
         run(Box::new(InMemoryStore::new()), ops);
     }
+}
+
+#[test]
+#[cfg(target_pointer_width = "64")]
+fn entries_have_the_longest_lengths_they_may_have() {
+    use opstate::{MAX_KEY_LEN, MAX_VALUE_LEN, StateError, check_entry_len};
+    // Pages of zeros that are never touched.
+    let zeros = vec![0; MAX_VALUE_LEN + 1];
+    assert!(check_entry_len(&zeros[..MAX_KEY_LEN], &zeros[..MAX_VALUE_LEN]).is_ok());
+    let error = InMemoryStore::new().put(b"", &zeros).unwrap_err();
+    assert!(matches!(error, StateError::ValueTooLong { len: 4_294_967_296, limit: 4_294_967_295 }), "{error}");
+    let error = InMemoryStore::new().put(&zeros[..=MAX_KEY_LEN], b"").unwrap_err();
+    assert!(matches!(error, StateError::KeyTooLong { len: 65_536, limit: 65_535 }), "{error}");
 }

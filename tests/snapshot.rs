@@ -162,11 +162,22 @@ fn values_of_an_image_are_aligned() {
 
 #[test]
 fn writing_takes_bounded_memory() {
-    let entries = (0..200_000_u32).map(|i| (i.to_be_bytes().to_vec(), vec![1; 100]));
-    let snapshot = StateSnapshot::from_iter(entries.chain([(vec![0xFF; 9], vec![2; 10 << 20])]));
-    let (written, allocated) = allocated_by(|| snapshot.write_to(io::sink()).unwrap());
-    assert!(written > 30 << 20);
-    assert!(allocated.peak_bytes < 512 << 10, "{} bytes", allocated.peak_bytes);
+    let peak = |entries: Vec<(Vec<u8>, Vec<u8>)>, longest: usize, segments: usize, key_len: usize| {
+        let snapshot = StateSnapshot::from_sorted(entries).unwrap();
+        let (_, allocated) = allocated_by(|| snapshot.write_to(io::sink()).unwrap());
+        let allowed = 5 * ((64 << 10) + longest) + 3 * segments * (40 + key_len) + 4096;
+        assert!(allocated.peak_bytes <= allowed, "{} of {allowed} bytes", allocated.peak_bytes);
+    };
+    let numbered = |count: u32, key_len: usize, value_len: usize| {
+        let key = move |i: u32| [&i.to_be_bytes()[..], &vec![7; key_len - 4]].concat();
+        (0..count).map(|i| (key(i), vec![1; value_len])).collect::<Vec<_>>()
+    };
+    peak(numbered(200_000, 4, 100), 104, 400, 4);
+    // Values that get segments of their own, and long keys.
+    peak(numbered(300, 16, 64 << 10), 16, 300, 16);
+    peak(numbered(100, 60_000, 64 << 10), 60_000, 100, 60_000);
+    peak(numbered(200, 65_535, 65_535), 131_070, 200, 65_535);
+    peak(vec![(vec![1], vec![2; 10 << 20])], 1, 1, 1);
 }
 
 /// Fails at a given call.

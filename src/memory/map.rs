@@ -11,9 +11,9 @@ use bytes::Bytes;
 
 use super::key::{self, Key};
 use super::value::{self, Value};
-use crate::StateSnapshot;
 use crate::snapshot::Source;
 use crate::store::{Entries, KeyBounds, is_inverted};
+use crate::{MAX_KEY_LEN, StateSnapshot};
 
 /// Invariant: `size_bytes` is the sum of the lengths of all keys and values in `map`.
 #[derive(Clone, Default)]
@@ -24,6 +24,10 @@ pub(super) struct SortedMap {
 
 impl SortedMap {
     pub(super) fn find(&self, key: &[u8]) -> Option<&Value> {
+        // Else a key that cannot be there would be copied to find that out.
+        if key.len() > MAX_KEY_LEN {
+            return None;
+        }
         self.map.get(&Key::new(key))
     }
 

@@ -84,11 +84,17 @@ where
     S: Fallible<Error: Source> + Writer + ?Sized,
 {
     fn serialize(&self, serializer: &mut S) -> Result<Self::Resolver, S::Error> {
-        let image = self.to_bytes();
         let position = serializer.align(ALIGNMENT)?;
-        if position.saturating_add(image.len()) > i32::MAX as usize {
-            return Err(S::Error::new(TooLongToArchive { position, len: image.len() }));
-        }
+        let check = |len: usize| {
+            if position.saturating_add(len) > i32::MAX as usize {
+                return Err(S::Error::new(TooLongToArchive { position, len }));
+            }
+            Ok(())
+        };
+        // Before an image is made that is too long already without what it adds to the entries.
+        check(self.size_bytes())?;
+        let image = self.to_bytes();
+        check(image.len())?;
         serializer.write(&image)?;
         Ok(StateSnapshotResolver { len: image.len(), image: VecResolver::from_pos(position) })
     }

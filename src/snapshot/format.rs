@@ -46,6 +46,7 @@
 //! 1. Magic, end magic, version, kind and flags are known; lengths add up to that of the image exactly.
 //! 2. Every checksum matches.
 //! 3. Segments follow each other without a gap, from the header to the footer; none is empty.
+//!    What is said to be zeros is zeros.
 //! 4. The columns of a segment agree with its descriptor and with each other; ends ascend and the last one is the
 //!    length of its column; a segment with a blob has one entry, whose value in the column is empty.
 //! 5. Keys strictly ascend through the whole image and are within the limit; first keys are those of the descriptors.
@@ -97,6 +98,20 @@ pub(super) fn verify_checksum(part: &'static str, offset: u64, stored: u64, byte
     Ok(())
 }
 
+/// The error of a broken rule, unless what was found is what was expected.
+pub(super) fn rule(
+    part: &'static str,
+    offset: u64,
+    problem: &'static str,
+    found: u64,
+    expected: u64,
+) -> Result<(), StateError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(StateError::Malformed { part, offset, problem, found, expected })
+}
+
 /// Whether wrong checksums and fingerprints pass, which only a fuzzing build can ask for.
 pub(super) fn checksums_are_ignored() -> bool {
     #[cfg(fuzzing)]
@@ -136,20 +151,18 @@ impl Header {
         if !MAGIC.starts_with(start) {
             return Err(StateError::NotAnImage { found: start.to_vec(), expected: MAGIC });
         }
+        // Before the length, which may be another one in another version.
+        if let Some(version) = image.get(8..).and_then(<[u8]>::first_chunk).map(|found| u16::from_le_bytes(*found)) {
+            if version > VERSION {
+                return Err(StateError::UnsupportedVersion { found: version, supported: VERSION });
+            }
+        }
         if image.len() < Self::LEN + Trailer::LEN {
             return Err(StateError::Truncated { len: image.len() as u64, needed: (Self::LEN + Trailer::LEN) as u64 });
         }
         let version = u16::from_le_bytes(field(image, 8));
-        if version > VERSION {
-            return Err(StateError::UnsupportedVersion { found: version, supported: VERSION });
-        }
         verify_checksum("header", 0, u64::from_le_bytes(field(image, 24)), &image[..Self::CHECKED])?;
-        let expect = |problem, found: u64, expected: u64| {
-            if found == expected {
-                return Ok(());
-            }
-            Err(StateError::Malformed { part: "header", offset: 0, problem, found, expected })
-        };
+        let expect = |problem, found, expected| rule("header", 0, problem, found, expected);
         expect("format version 0 was never written", version.into(), VERSION.into())?;
         expect("this kind of image is unknown", u16::from_le_bytes(field(image, 10)).into(), KIND_SNAPSHOT.into())?;
         expect("these flags are unknown", u32::from_le_bytes(field(image, 12)).into(), 0)?;
@@ -166,6 +179,8 @@ pub(super) struct Descriptor {
     pub(super) archive_len: u32,
     pub(super) entries: u32,
     pub(super) first_key_len: u16,
+    /// 0 in this version.
+    pub(super) reserved: u64,
 }
 
 impl Descriptor {
@@ -191,6 +206,7 @@ impl Descriptor {
             archive_len: u32::from_le_bytes(field(bytes, 24)),
             entries: u32::from_le_bytes(field(bytes, 28)),
             first_key_len: u16::from_le_bytes(field(bytes, 32)),
+            reserved: u64::from_le_bytes(field(bytes, 32)) >> 16,
         }
     }
 

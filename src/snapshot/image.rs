@@ -17,7 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rkyv::util::AlignedVec;
 
-use super::format::{Descriptor, Header, Trailer, checksums_are_ignored, verify_checksum};
+use super::format::{Descriptor, Header, Trailer, checksums_are_ignored, rule, verify_checksum};
 use super::segment::ColumnOffsets;
 use super::{Fingerprint, Source};
 use crate::store::{Entries, KeyBounds, is_inverted};
@@ -263,6 +263,8 @@ impl<'a> Verifier<'a> {
     ) -> Result<(Segment, u64), StateError> {
         let check = |problem, found, expected| rule("segment", offset, problem, found, expected);
         check("its descriptor says another place", descriptor.offset, offset)?;
+        check("there are other bytes where its descriptor has zeros", descriptor.reserved, 0)?;
+        check("its first key does not end within the footer", descriptor.first_key_len.into(), first_key.len() as u64)?;
         let (blob_offset, len) = descriptor.extent().unwrap_or((0, u64::MAX));
         check("it does not end before the footer", len, len.min(end - offset))?;
 
@@ -271,6 +273,10 @@ impl<'a> Verifier<'a> {
         let bytes = &self.image[start..start + len as usize];
         verify_checksum("segment", offset, descriptor.checksum, bytes)?;
         let archive = &bytes[..descriptor.archive_len as usize];
+        let blob_end = (blob_offset + descriptor.blob_len) as usize;
+        let padding = [&bytes[archive.len()..blob_offset as usize], &bytes[blob_end..]];
+        let is_zero = padding.into_iter().flatten().all(|&byte| byte == 0);
+        check("there are other bytes where its padding has zeros", is_zero.into(), 1)?;
         let columns = ColumnOffsets::find(archive);
         check("it is no archive of columns", columns.is_some().into(), 1)?;
         let columns = columns.unwrap_or_default();
@@ -329,12 +335,4 @@ fn check_ends(
         last = end;
     }
     check("the last end is not the length of its column", last, column_len as u64)
-}
-
-/// The error of a broken rule, unless what was found is what was expected.
-fn rule(part: &'static str, offset: u64, problem: &'static str, found: u64, expected: u64) -> Result<(), StateError> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(StateError::Malformed { part, offset, problem, found, expected })
 }

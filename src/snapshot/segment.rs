@@ -59,6 +59,12 @@ fn end_of<T>(column: &[T]) -> u32 {
     u32::try_from(column.len()).expect("the writer closes a segment long before 4 GiB")
 }
 
+// rkyv's format features apply to every crate of a program. They would change images without changing their version.
+const _: () = assert!(
+    size_of::<ArchivedColumns>() == 32 && align_of::<ArchivedColumns>() == 4,
+    "some crate turns on a format feature of rkyv (pointer_width_*, unaligned or big_endian), which changes the image format"
+);
+
 /// Where the columns of an archived segment lie, in bytes from the start of the archive.
 #[derive(Default)]
 pub(super) struct ColumnOffsets {

@@ -19,13 +19,16 @@ pub(super) struct SortedEntries {
 impl SortedEntries {
     /// Takes entries that strictly ascend, and fails for any others.
     pub(super) fn new(entries: Vec<(Bytes, Bytes)>) -> Result<Self, StateError> {
-        let mut size_bytes = 0;
+        let mut size_bytes = 0_usize;
         for (index, (key, value)) in entries.iter().enumerate() {
             check_entry_len(key, value)?;
             if index > 0 && entries[index - 1].0 >= *key {
                 return Err(StateError::NotSorted { index });
             }
-            size_bytes += key.len() + value.len();
+            // Entries may share their bytes, so that the sum is larger than the memory they take.
+            size_bytes = size_bytes
+                .checked_add(key.len() + value.len())
+                .ok_or_else(|| StateError::store("the entries' lengths add up to more than an address space"))?;
         }
         Ok(Self { entries, size_bytes })
     }

@@ -37,8 +37,7 @@ impl ImageOptions {
     /// Sets how many bytes of entries a segment holds before the next one is begun, from 1 to 256 MiB; anything else
     /// means the nearest.
     ///
-    /// Smaller segments need less memory for writing and less reading for a part; each costs 40 bytes, a key and a
-    /// checksum.
+    /// Smaller segments need less memory for writing and less reading for a part; each costs about 100 bytes and a key.
     #[must_use]
     pub const fn segment_bytes(mut self, bytes: usize) -> Self {
         const MOST: usize = 256 << 20;
@@ -167,6 +166,7 @@ impl<W: Write> ImageWriter<W> {
             archive_len,
             entries: self.columns.entries(),
             first_key_len: u16::try_from(first_key.len()).expect("keys are within their limit"),
+            reserved: 0,
         };
         self.descriptors.extend_from_slice(&descriptor.to_bytes());
         self.first_keys.extend_from_slice(first_key);
@@ -189,18 +189,21 @@ impl<W: Write> ImageWriter<W> {
     fn finish(mut self) -> io::Result<(u64, Fingerprint)> {
         self.close_segment(&[])?;
         let footer_offset = self.written;
-        let mut footer = mem::take(&mut self.descriptors);
-        footer.append(&mut self.first_keys);
-        self.write(&footer)?;
+        let footer = [mem::take(&mut self.descriptors), mem::take(&mut self.first_keys)];
+        let mut hasher = Hasher::new();
+        for part in &footer {
+            hasher.write(part);
+            self.write(part)?;
+        }
         let trailer = Trailer {
             footer_offset,
-            footer_len: footer.len() as u64,
+            footer_len: self.written - footer_offset,
             segments: self.segments,
             entries: self.entries,
             key_bytes: self.key_bytes,
             value_bytes: self.value_bytes,
             fingerprint: self.fingerprint,
-            footer_checksum: checksum(&footer),
+            footer_checksum: hasher.finish(),
         };
         self.write(&trailer.to_bytes(&self.header))?;
         self.out.flush()?;

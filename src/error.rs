@@ -27,6 +27,20 @@ pub enum StateError {
         limit: usize,
     },
 
+    /// The store would need more memory than it was given.
+    #[error(
+        "the memory budget is {budget} bytes, of which {used} are used, and the write needs {asked} more; delete entries, \
+         drop snapshots or raise the budget"
+    )]
+    OverBudget {
+        /// The budget in bytes.
+        budget: usize,
+        /// The bytes in use, those kept for snapshots included.
+        used: usize,
+        /// The bytes that the write would have needed.
+        asked: usize,
+    },
+
     /// The stored bytes are not a valid archive of the type that was asked for.
     #[error(
         "the value (bytes: {value_len}) of the key `{key}` (bytes: {key_len}) does not validate as `{type_name}`: \

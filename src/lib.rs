@@ -19,7 +19,7 @@
 //! |---|---|
 //! | the rules every store keeps, and how to implement one | [`StateStore`] |
 //! | typed values (rkyv), prefixes, ranges of any kind | [`StateStoreExt`] |
-//! | a store | [`InMemoryStore`] |
+//! | a store | [`HotStore`], and the plain reference [`InMemoryStore`] |
 //! | snapshots, images, fingerprints | [`StateSnapshot`], [`ImageOptions`], [`Fingerprint`] |
 //! | snapshots inside of your own archived struct | [`ArchivedStateSnapshot`] |
 //! | what can go wrong | [`StateError`] |
@@ -28,10 +28,10 @@
 //! # A store in use
 //!
 //! ```
-//! use opstate::{InMemoryStore, StateSnapshot, StateStore, StateStoreExt};
+//! use opstate::{HotStore, StateSnapshot, StateStore, StateStoreExt};
 //!
 //! # fn main() -> Result<(), opstate::StateError> {
-//! let mut store: Box<dyn StateStore> = Box::new(InMemoryStore::new());
+//! let mut store: Box<dyn StateStore> = Box::new(HotStore::new());
 //!
 //! // Values are bytes, or anything that rkyv archives.
 //! store.put(b"route/DTW-LAS", b"on time")?;
@@ -72,6 +72,8 @@
 
 mod error;
 mod ext;
+mod handles;
+mod hot;
 mod memory;
 mod snapshot;
 mod store;
@@ -86,6 +88,7 @@ pub use rkyv;
 
 pub use error::StateError;
 pub use ext::StateStoreExt;
+pub use hot::{HotStats, HotStore, HotStoreBuilder};
 pub use memory::InMemoryStore;
 pub use snapshot::{ArchivedStateSnapshot, Fingerprint, ImageOptions, StateSnapshot, StateSnapshotResolver};
 pub use store::{Entries, KeyBounds, MAX_KEY_LEN, MAX_VALUE_LEN, StateStore, check_entry_len};

@@ -24,7 +24,10 @@ use value::Value;
 /// Reads and writes are O(log n), scans O(log n) and O(1) an entry. Keys of up to 15 bytes and values of up to 22 stand
 /// in the map's nodes; a longer value costs a cache miss more, and a longer key two, and two allocations for a lookup.
 ///
-/// A random lookup stays under 500 ns up to @BUDGET@ entries.
+/// A random lookup stays under 500 ns up to 300,000 entries with such keys and values, and up to 50,000 with longer ones
+/// (on the machine of the README's figures; at a million it takes 700 ns, and 1,400 in a plain `BTreeMap`). The limit is
+/// the map's own: a `BTreeMap<u128, u64>`, with neither keys nor values of any length, takes 490 ns at a million. For more
+/// entries there is [`HotStore`](crate::HotStore).
 ///
 /// A [`snapshot`](StateStore::snapshot) is O(1) and shares the map; **the first write while the snapshot is alive copies
 /// the map**, in O(n). Without a snapshot alive a write copies nothing but, in `modify`, a long value that a handle shares.

@@ -22,7 +22,7 @@ use std::cmp::Ordering;
 use bytes::Bytes;
 
 /// The bytes of a key that stand in the map's nodes.
-pub(super) const INLINE: usize = 15;
+const INLINE: usize = 15;
 const LONG: u8 = INLINE as u8 + 1;
 
 #[derive(Clone)]

@@ -3,14 +3,14 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::collections::btree_map::{Entry, Range};
-use std::ops::{self, Bound, ControlFlow};
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
-use std::vec;
 
 use bytes::Bytes;
 
-use super::key::{self, Key};
-use super::value::{self, Value};
+use super::key::Key;
+use super::value::Value;
+use crate::handles::{Handles, Part};
 use crate::snapshot::Source;
 use crate::store::{Entries, KeyBounds, is_inverted};
 use crate::{MAX_KEY_LEN, StateSnapshot};
@@ -92,7 +92,11 @@ impl Source for SortedMap {
     }
 
     fn scan<'a>(&'a self, range: KeyBounds<'a>) -> Entries<'a> {
-        Box::new(Handles { entries: self.range(range), run: Vec::new().into_iter(), shared: Bytes::new(), run_len: 1 })
+        let part = |bytes, handle: Option<Bytes>| handle.map_or(Part::Borrowed(bytes), Part::Shared);
+        let entries = self.range(range).map(move |(key, value)| {
+            (part(key.as_slice(), key.handle().cloned()), part(value.as_slice(), value.handle()))
+        });
+        Box::new(Handles::new(entries))
     }
 
     fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
@@ -101,59 +105,5 @@ impl Source for SortedMap {
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
         self
-    }
-}
-
-/// A scan that hands out handles. Keys and values that stand in the map's nodes are gathered a run at a time in one
-/// buffer, of which the handles are slices, so that a scan allocates once a run and not twice an entry.
-struct Handles<'a> {
-    entries: Range<'a, Key, Value>,
-    /// What is left of the current run.
-    run: vec::IntoIter<(Piece, Piece)>,
-    /// The bytes gathered for the current run.
-    shared: Bytes,
-    /// How many entries the next run takes: few at first, for scans that end early.
-    run_len: usize,
-}
-
-enum Piece {
-    Gathered(ops::Range<usize>),
-    Handle(Bytes),
-}
-
-const LONGEST_RUN: usize = 64;
-
-impl Handles<'_> {
-    fn next_run(&mut self) {
-        let mut gathered = Vec::with_capacity(self.run_len * (key::INLINE + value::INLINE));
-        let mut gather = |bytes: &[u8]| {
-            let start = gathered.len();
-            gathered.extend_from_slice(bytes);
-            Piece::Gathered(start..gathered.len())
-        };
-        let run = self.entries.by_ref().take(self.run_len).map(|(key, value)| {
-            let key = key.handle().cloned().map_or_else(|| gather(key.as_slice()), Piece::Handle);
-            let value = value.handle().map_or_else(|| gather(value.as_slice()), Piece::Handle);
-            (key, value)
-        });
-        self.run = run.collect::<Vec<_>>().into_iter();
-        self.shared = gathered.into();
-        self.run_len = (self.run_len * 2).min(LONGEST_RUN);
-    }
-}
-
-impl Iterator for Handles<'_> {
-    type Item = (Bytes, Bytes);
-
-    fn next(&mut self) -> Option<(Bytes, Bytes)> {
-        if self.run.len() == 0 {
-            self.next_run();
-        }
-        let (key, value) = self.run.next()?;
-        let handle = |piece| match piece {
-            Piece::Gathered(range) => self.shared.slice(range),
-            Piece::Handle(handle) => handle,
-        };
-        Some((handle(key), handle(value)))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 /// The longest value that stands in the map's nodes: what fits beside the two words of an `Arc<[u8]>`.
-pub(super) const INLINE: usize = 22;
+const INLINE: usize = 22;
 
 #[derive(Clone)]
 pub(super) enum Value {

@@ -1,0 +1,616 @@
+//! [`HotStore`]: the fast store. It is the composition of four parts, and the only one that knows all of them.
+//!
+//! # Design
+//!
+//! ```text
+//!                 put/get/delete/scan/snapshot
+//!                            │
+//!                        HotStore
+//!      ┌───────────┬─────────┴──┬─────────────┐
+//!  HashIndex   EntryTable  SortedIndex      Arena
+//!  hash ->     id ->       ids by key       records in chunks
+//!  location    location    (B+tree)
+//!      │           └────────────┴─────────────┘
+//!  the writer's own         shared with snapshots, by `Versions`
+//! ```
+//!
+//! A point read is two cache misses: a bucket of the hash index and the record. An update leaves the sorted index alone,
+//! because that holds ids; it touches the table only if the record moves. A snapshot is the views of three parts and a
+//! claim that keeps what they see; the writer goes on and copies what it first touches.
+//!
+//! # Invariants across the parts
+//!
+//! 1. Every entry has one id, one live record, one slot in the hash index and one place in the sorted index. The table
+//!    gives its record's location, and so does the hash index under the hash of its key; the record holds the id.
+//! 2. `size_bytes` is the sum of the lengths of all keys and values, `large_bytes` that of the large values.
+
+mod arena;
+mod entry_table;
+mod frozen;
+mod hash_index;
+mod scan;
+mod sorted;
+mod versions;
+
+use std::ops::{Bound, ControlFlow, Range};
+use std::sync::Arc;
+
+use ahash::RandomState;
+use bytes::Bytes;
+
+use crate::handles::Handles;
+use crate::store::{KeyBounds, half_open};
+use crate::{StateError, StateSnapshot, StateStore, check_entry_len};
+use arena::{Arena, ChunkSizes, Location, NewValue, Record};
+use frozen::{Frozen, FrozenEntries, parts};
+use scan::{Records, Scan};
+use versions::{Node, Versions};
+
+/// A value of more bytes than this is a handle of its own, and `get` clones it; a shorter one lies in the record, and `get`
+/// copies it.
+const LARGE_VALUE: usize = 512;
+
+/// How many lookups of a batch are under way at once.
+const BATCH: usize = 16;
+
+/// How large the parts' own parts are: in this crate's unit tests tiny, so that they cross every boundary all the time.
+mod sizes {
+    pub(super) const BUCKETS: usize = if cfg!(test) { 2 } else { 64 };
+    pub(super) const PAGE: usize = if cfg!(test) { 4 } else { 64 };
+    pub(super) const BRANCH: usize = if cfg!(test) { 2 } else { 512 };
+    pub(super) const LEAF: usize = if cfg!(test) { 4 } else { 64 };
+    pub(super) const INNER: usize = if cfg!(test) { 3 } else { 64 };
+    pub(super) const FIRST_CHUNK: usize = if cfg!(test) { 64 } else { 4 << 10 };
+    pub(super) const LARGEST_CHUNK: usize = if cfg!(test) { 512 } else { super::ChunkSizes::MOST };
+}
+type HashIndex = hash_index::HashIndex<{ sizes::BUCKETS }>;
+type EntryTable = entry_table::EntryTable<{ sizes::PAGE }, { sizes::BRANCH }>;
+type EntryView = entry_table::EntryView<{ sizes::PAGE }, { sizes::BRANCH }>;
+type SortedIndex = sorted::SortedIndex<{ sizes::LEAF }, { sizes::INNER }>;
+type SortedView = sorted::SortedView<{ sizes::LEAF }, { sizes::INNER }>;
+type Ids<'a, R> = sorted::Ids<'a, R, { sizes::LEAF }, { sizes::INNER }>;
+
+/// Asks the processor to fetch the cache line of an address. It is a hint: any address will do.
+#[inline]
+fn prefetch<T>(address: *const T) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    #[allow(
+        unsafe_code,
+        reason = "the intrinsic is declared unsafe, and does nothing with an address that is not mapped"
+    )]
+    // SAFETY: a prefetch neither reads nor faults; SSE is part of the target.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = address;
+}
+
+/// A [`StateStore`] with hash-speed reads, order, and snapshots that cost microseconds.
+///
+/// # Costs
+///
+/// A point read is O(1) and two cache misses. Writing a new key and deleting one are O(log n), for the order; changing the
+/// value of a key is O(1), in place where its length stays and no snapshot sees it. Scans are O(log n) and O(1) an entry.
+///
+/// A [`snapshot`](StateStore::snapshot) takes microseconds, for it shares all memory with the store. While it lives, the
+/// first write to a part of the store that it shares copies that part, at most 4 KiB of the table or a node of the order
+/// (which holds separators of keys as long as those need to be); values are never copied for it, but written anew. What a
+/// snapshot alone sees is given back by whoever drops its last clone.
+///
+/// Values of up to 512 bytes lie in the store's memory, and [`get`](StateStore::get) copies them; longer ones are handles
+/// of their own, which `get` clones and [`put_bytes`](StateStore::put_bytes) takes without a copy.
+///
+/// Memory is that of the entries and about 47 bytes for each. What deleted and replaced values leave behind is recovered a
+/// few records at a write, so that it stays below half of what is live, and some KiB.
+///
+/// [`clear`](StateStore::clear), [`restore`](StateStore::restore) and dropping the store are O(n).
+///
+/// Keys are hashed with random keys of each store's own, so that nobody can choose keys that collide. Nothing that leaves
+/// the store depends on them.
+///
+/// ```
+/// use opstate::{HotStore, StateStore};
+///
+/// let mut store = HotStore::new();
+/// store.put(b"flights/DTW", b"3")?;
+/// let before = store.snapshot();
+/// store.put(b"flights/DTW", b"4")?;
+/// assert_eq!(store.get(b"flights/DTW").as_deref(), Some(&b"4"[..]));
+/// assert_eq!(before.get(b"flights/DTW").as_deref(), Some(&b"3"[..]));
+/// # Ok::<(), opstate::StateError>(())
+/// ```
+pub struct HotStore {
+    hasher: RandomState,
+    index: HashIndex,
+    sorted: SortedIndex,
+    records: Live,
+    versions: Versions,
+    size_bytes: usize,
+    large_bytes: usize,
+    budget: usize,
+}
+
+/// Settings of a [`HotStore`].
+///
+/// ```
+/// use opstate::{HotStore, StateError, StateStore};
+///
+/// let mut store = HotStore::builder().memory_budget(1 << 20).build();
+/// store.put(b"small", b"value")?;
+/// let error = store.put(b"large", &vec![0; 2 << 20]).unwrap_err();
+/// assert!(matches!(error, StateError::OverBudget { budget: 1_048_576, .. }));
+/// # Ok::<(), StateError>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct HotStoreBuilder {
+    sizes: ChunkSizes,
+    capacity: usize,
+    budget: usize,
+}
+
+impl HotStoreBuilder {
+    /// Sets how large the first and the largest chunks of memory are, in bytes: by default 4 KiB and 2 MiB, which is also
+    /// the most; each chunk is twice as large as the one before it.
+    pub fn chunk_bytes(mut self, first: usize, largest: usize) -> Self {
+        let largest = largest.clamp(64, ChunkSizes::MOST);
+        self.sizes = ChunkSizes { first: first.clamp(64, largest), largest };
+        self
+    }
+
+    /// Makes room for so many entries, so that the hash index need not grow until then.
+    pub fn capacity(mut self, entries: usize) -> Self {
+        self.capacity = entries;
+        self
+    }
+
+    /// Sets how much memory the store may take, in bytes, what it keeps for snapshots included; by default any amount.
+    ///
+    /// A write that would add to the store is refused with [`StateError::OverBudget`] when it would need more. Deleting,
+    /// writing a value that is no longer than the one it replaces, and restoring are never refused. The indexes grow in
+    /// steps of some KiB, by which the budget may be exceeded.
+    pub fn memory_budget(mut self, bytes: usize) -> Self {
+        self.budget = bytes;
+        self
+    }
+
+    /// Makes an empty store.
+    pub fn build(self) -> HotStore {
+        let Self { sizes, capacity, budget } = self;
+        HotStore {
+            hasher: RandomState::new(),
+            index: HashIndex::with_capacity(capacity),
+            sorted: SortedIndex::new(),
+            records: Live { table: EntryTable::new(), arena: Arena::new(sizes) },
+            versions: Versions::new(),
+            size_bytes: 0,
+            large_bytes: 0,
+            budget,
+        }
+    }
+}
+
+/// What a [`HotStore`] holds and what it takes to hold it, in bytes but for the counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HotStats {
+    /// The number of entries.
+    pub entries: usize,
+    /// The records of entries: keys, values that are not large, and headers.
+    pub live_bytes: usize,
+    /// What deleted and replaced records still take.
+    pub dead_bytes: usize,
+    /// The values of more than 512 bytes.
+    pub large_value_bytes: usize,
+    /// The hash index, the table and the sorted index.
+    pub index_bytes: usize,
+    /// The number of chunks that records lie in.
+    pub chunks: usize,
+    /// The chunks, filled or not.
+    pub chunk_bytes: usize,
+    /// What only snapshots see.
+    pub pinned_bytes: usize,
+    /// The number of live snapshots, clones not counted.
+    pub snapshots: usize,
+}
+
+impl HotStats {
+    /// Returns all memory that the store takes.
+    pub fn total_bytes(&self) -> usize {
+        self.chunk_bytes + self.large_value_bytes + self.index_bytes + self.pinned_bytes
+    }
+}
+
+/// The records by id, as the writer has them.
+struct Live {
+    table: EntryTable,
+    arena: Arena,
+}
+
+impl Records for Live {
+    #[inline]
+    fn location(&self, id: u32) -> Location {
+        self.table.get(id)
+    }
+
+    #[inline]
+    fn slot(&self, id: u32) -> *const u64 {
+        self.table.address(id)
+    }
+
+    #[inline]
+    fn record(&self, location: Location) -> Record<'_> {
+        self.arena.record(location)
+    }
+
+    #[inline]
+    fn address(&self, location: Location) -> *const u8 {
+        self.arena.address(location)
+    }
+}
+
+impl Default for HotStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl HotStore {
+    /// Makes an empty store. Computes in O(1) and allocates next to nothing.
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// Makes an empty store with room for so many entries in its hash index.
+    pub fn with_capacity(entries: usize) -> Self {
+        Self::builder().capacity(entries).build()
+    }
+
+    /// Returns the default settings, to be changed and built.
+    pub fn builder() -> HotStoreBuilder {
+        let sizes = ChunkSizes { first: sizes::FIRST_CHUNK, largest: sizes::LARGEST_CHUNK };
+        HotStoreBuilder { sizes, capacity: 0, budget: usize::MAX }
+    }
+
+    /// Returns what the store holds and takes. O(1).
+    pub fn stats(&self) -> HotStats {
+        let Live { table, arena } = &self.records;
+        HotStats {
+            entries: self.len(),
+            live_bytes: arena.live_bytes(),
+            dead_bytes: arena.dead_bytes(),
+            large_value_bytes: self.large_bytes,
+            index_bytes: self.index.allocated_bytes() + table.allocated_bytes() + self.sorted.allocated_bytes(),
+            chunks: arena.chunks(),
+            chunk_bytes: arena.allocated_bytes(),
+            pinned_bytes: self.versions.pinned_bytes(),
+            snapshots: self.versions.live(),
+        }
+    }
+
+    /// Fails if the budget does not allow for an entry with this key and value, which may replace one that has a value of
+    /// `old_len` bytes.
+    fn check_budget(&self, key: &[u8], value: &[u8], old_len: Option<usize>) -> Result<(), StateError> {
+        if self.budget == usize::MAX || old_len.is_some_and(|old_len| value.len() <= old_len) {
+            return Ok(());
+        }
+        /// What an entry takes in the three indexes, about.
+        const INDEXED: usize = 40;
+        let in_record = if value.len() > LARGE_VALUE { 0 } else { value.len() };
+        let indexed = if old_len.is_none() { INDEXED } else { 0 };
+        let asked = self.records.arena.growth(key.len(), in_record) + large(value.len()) + indexed;
+        let (budget, used) = (self.budget, self.stats().total_bytes());
+        if used.saturating_add(asked) > budget {
+            return Err(StateError::OverBudget { budget, used, asked });
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn hash(&self, key: &[u8]) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    #[inline]
+    fn locate(&self, hash: u64, key: &[u8]) -> Option<Location> {
+        self.index.find(hash, |location| self.records.arena.record(location).key() == key)
+    }
+
+    #[inline]
+    fn find(&self, key: &[u8]) -> Option<Record<'_>> {
+        self.locate(self.hash(key), key).map(|location| self.records.arena.record(location))
+    }
+
+    /// Puts a value that may come as a handle.
+    fn write(&mut self, key: &[u8], value: &[u8], handle: Option<Bytes>) -> Result<(), StateError> {
+        check_entry_len(key, value)?;
+        let hash = self.hash(key);
+        let found = self.locate(hash, key);
+        self.check_budget(key, value, found.map(|location| self.records.arena.record(location).value_len()))?;
+        match found {
+            Some(location) => self.overwrite(hash, location, key, value, handle),
+            None => self.insert(hash, key, value, handle),
+        }
+        self.compact(key.len() + value.len());
+        Ok(())
+    }
+
+    fn new_value<'a>(&self, value: &'a [u8], handle: Option<Bytes>) -> NewValue<'a> {
+        if value.len() <= LARGE_VALUE {
+            return NewValue::Small(value);
+        }
+        let handle = handle.unwrap_or_else(|| Bytes::copy_from_slice(value));
+        NewValue::Large(Node::new(handle, &self.versions))
+    }
+
+    fn overwrite(&mut self, hash: u64, location: Location, key: &[u8], value: &[u8], handle: Option<Bytes>) {
+        let record = self.records.arena.record(location);
+        let (id, old_len) = (record.id(), record.value_len());
+        self.size_bytes = self.size_bytes - old_len + value.len();
+        self.large_bytes = self.large_bytes - large(old_len) + large(value.len());
+
+        let mut new = self.new_value(value, handle);
+        let Live { table, arena } = &mut self.records;
+        match new {
+            NewValue::Small(value) if value.len() == old_len => {
+                if let Some(slot) = arena.value_mut(&self.versions, location) {
+                    slot.copy_from_slice(value);
+                    return;
+                }
+            }
+            NewValue::Large(value) => match arena.replace_large(&self.versions, location, value) {
+                Ok(()) => return,
+                Err(value) => new = NewValue::Large(value),
+            },
+            NewValue::Small(_) => {}
+        }
+        let moved = arena.append(&self.versions, id, key, new);
+        table.set(&self.versions, id, moved);
+        self.index.replace(hash, location, moved);
+        arena.kill(&self.versions, location);
+    }
+
+    fn insert(&mut self, hash: u64, key: &[u8], value: &[u8], handle: Option<Bytes>) {
+        let new = self.new_value(value, handle);
+        let Self { hasher, index, sorted, records, versions, .. } = self;
+        let id = records.table.insert(versions, 0).expect("there are fewer than 2^32 entries");
+        let location = records.arena.append(versions, id, key, new);
+        records.table.set(versions, id, location);
+        sorted.insert(versions, records, key, id);
+        index.insert(hash, location, |location| hasher.hash_one(records.arena.record(location).key()));
+        self.size_bytes += key.len() + value.len();
+        self.large_bytes += large(value.len());
+    }
+
+    fn remove(&mut self, hash: u64, location: Location, key: &[u8]) {
+        let Self { index, sorted, records, versions, .. } = self;
+        let record = records.arena.record(location);
+        let (id, value_len) = (record.id(), record.value_len());
+        sorted.remove(versions, records, key, id);
+        index.remove(hash, location);
+        records.table.remove(versions, id);
+        records.arena.kill(versions, location);
+        self.size_bytes -= key.len() + value_len;
+        self.large_bytes -= large(value_len);
+    }
+
+    /// Empties a mostly dead chunk a little further: some records for a write, and more for a long one.
+    fn compact(&mut self, written: usize) {
+        if !self.records.arena.wants_emptying() {
+            return;
+        }
+        let Self { hasher, index, records: Live { table, arena }, versions, .. } = self;
+        let mut budget = 256 + 4 * written;
+        while let Some((location, len)) = arena.next_to_empty(versions) {
+            let id = arena.record(location).id();
+            if table.is_at(id, location) {
+                let moved = arena.relocate(versions, location);
+                table.set(versions, id, moved);
+                index.replace(hasher.hash_one(arena.record(moved).key()), location, moved);
+            }
+            match budget.checked_sub(len) {
+                Some(left) => budget = left,
+                None => return,
+            }
+        }
+    }
+
+    /// Removes the entries with these ids.
+    fn remove_ids(&mut self, ids: &[u32]) {
+        let mut key = Vec::new();
+        for &id in ids {
+            let location = self.records.table.get(id);
+            key.clear();
+            key.extend_from_slice(self.records.arena.record(location).key());
+            let hash = self.hash(&key);
+            self.remove(hash, location, &key);
+            self.compact(key.len());
+        }
+    }
+
+    fn range<'a>(&'a self, range: KeyBounds<'a>) -> Scan<'a, Live> {
+        Scan::new(&self.records, self.sorted.range(&self.records, range))
+    }
+}
+
+/// What counts of a value's length as that of a large one.
+fn large(len: usize) -> usize {
+    if len > LARGE_VALUE { len } else { 0 }
+}
+
+impl Drop for HotStore {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl StateStore for HotStore {
+    fn get(&self, key: &[u8]) -> Option<Bytes> {
+        self.find(key).map(|record| record.value().to_bytes())
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StateError> {
+        self.write(key, value, None)
+    }
+
+    fn delete(&mut self, key: &[u8]) -> Result<(), StateError> {
+        let hash = self.hash(key);
+        if let Some(location) = self.locate(hash, key) {
+            self.remove(hash, location, key);
+            self.compact(key.len());
+        }
+        Ok(())
+    }
+
+    fn prefix_scan<'a>(&'a self, prefix: &'a [u8]) -> Box<dyn Iterator<Item = (Bytes, Bytes)> + 'a> {
+        // The end of the prefix would be bytes of its own, which no borrowed bound could hold.
+        let from = self.range((Bound::Included(prefix), Bound::Unbounded));
+        Box::new(Handles::new(from.take_while(|record| record.key().starts_with(prefix)).map(parts)))
+    }
+
+    fn range_scan<'a>(&'a self, range: Range<&'a [u8]>) -> Box<dyn Iterator<Item = (Bytes, Bytes)> + 'a> {
+        Box::new(Handles::new(self.range(half_open(range)).map(parts)))
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.size_bytes
+    }
+
+    fn len(&self) -> usize {
+        self.sorted.len()
+    }
+
+    fn snapshot(&self) -> StateSnapshot {
+        let claim = self.versions.freeze();
+        StateSnapshot::of(Arc::new(Frozen {
+            size_bytes: self.size_bytes,
+            entries: FrozenEntries {
+                table: self.records.table.freeze(),
+                arena: self.records.arena.freeze(claim.epoch()),
+            },
+            sorted: self.sorted.freeze(),
+            _claim: claim,
+        }))
+    }
+
+    fn restore(&mut self, snapshot: StateSnapshot) {
+        self.clear();
+        let Self { hasher, index, sorted, records, versions, size_bytes, large_bytes, .. } = self;
+        *index = HashIndex::with_capacity(snapshot.len());
+        let mut count = 0;
+        snapshot.visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
+            let id = records.table.insert(versions, 0).expect("there are fewer than 2^32 entries");
+            debug_assert_eq!(id, count, "an empty table gives out ids in order");
+            let new = if value.len() <= LARGE_VALUE {
+                NewValue::Small(value)
+            } else {
+                NewValue::Large(Node::new(Bytes::copy_from_slice(value), versions))
+            };
+            let location = records.arena.append(versions, id, key, new);
+            records.table.set(versions, id, location);
+            index.insert(hasher.hash_one(key), location, |location| {
+                hasher.hash_one(records.arena.record(location).key())
+            });
+            *size_bytes += key.len() + value.len();
+            *large_bytes += large(value.len());
+            count += 1;
+            ControlFlow::Continue(())
+        });
+        *sorted = SortedIndex::bulk(versions, records, 0..count);
+    }
+
+    fn clear(&mut self) {
+        let Self { index, sorted, records: Live { table, arena }, versions, size_bytes, large_bytes, .. } = self;
+        index.clear();
+        sorted.clear(versions);
+        arena.clear(versions, |id, location| table.is_at(id, location));
+        table.clear(versions);
+        (*size_bytes, *large_bytes) = (0, 0);
+    }
+
+    fn contains(&self, key: &[u8]) -> bool {
+        self.find(key).is_some()
+    }
+
+    fn read(&self, key: &[u8], f: &mut dyn FnMut(&[u8])) -> bool {
+        self.find(key).map(|record| f(record.value().as_slice())).is_some()
+    }
+
+    fn modify(&mut self, key: &[u8], f: &mut dyn FnMut(&mut [u8])) -> Result<bool, StateError> {
+        let hash = self.hash(key);
+        let Some(location) = self.locate(hash, key) else { return Ok(false) };
+        if let Some(value) = self.records.arena.value_mut(&self.versions, location) {
+            f(value);
+            return Ok(true);
+        }
+        let mut value = self.records.arena.record(location).value().as_slice().to_vec();
+        f(&mut value);
+        let handle = Bytes::from(value);
+        self.overwrite(hash, location, key, &handle, Some(handle.clone()));
+        self.compact(key.len() + handle.len());
+        Ok(true)
+    }
+
+    fn put_bytes(&mut self, key: &[u8], value: Bytes) -> Result<(), StateError> {
+        self.write(key, &value.clone(), Some(value))
+    }
+
+    fn delete_range(&mut self, range: Range<&[u8]>) -> Result<usize, StateError> {
+        let ids: Vec<u32> = self.sorted.range(&self.records, half_open(range)).collect();
+        self.remove_ids(&ids);
+        Ok(ids.len())
+    }
+
+    fn visit_range(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+        let _ = self.range(range).try_for_each(|record| f(record.key(), record.value().as_slice()));
+    }
+
+    fn get_many(&self, keys: &[&[u8]], out: &mut Vec<Option<Bytes>>) {
+        out.clear();
+        out.reserve(keys.len());
+        for keys in keys.chunks(BATCH) {
+            let mut hashes = [0; BATCH];
+            for (hash, key) in hashes.iter_mut().zip(keys) {
+                *hash = self.hash(key);
+                self.index.prefetch(*hash);
+            }
+            for &hash in &hashes[..keys.len()] {
+                if let Some(location) = self.index.first_candidate(hash) {
+                    prefetch(self.records.address(location));
+                }
+            }
+            out.extend(keys.iter().zip(hashes).map(|(key, hash)| {
+                let location = self.locate(hash, key)?;
+                Some(self.records.arena.record(location).value().to_bytes())
+            }));
+        }
+    }
+}
+
+#[cfg(test)]
+impl HotStore {
+    /// Checks the invariants of the parts and those across them.
+    fn validate(&self) {
+        let Self { index, sorted, records: Live { table, arena }, .. } = self;
+        table.validate();
+        arena.validate(|id, location| table.is_at(id, location));
+        sorted.validate(&self.records);
+        index.validate(|location| self.hash(arena.record(location).key()));
+        assert_eq!((index.len(), sorted.len()), (table.len(), table.len()), "invariant 1");
+        let (mut size, mut large_size, mut last) = (0, 0, None);
+        for record in self.range((Bound::Unbounded, Bound::Unbounded)) {
+            let location = table.get(record.id());
+            assert_eq!(self.locate(self.hash(record.key()), record.key()), Some(location), "invariant 1");
+            assert!(last.is_none_or(|last| last < record.key()), "invariant 1");
+            last = Some(record.key());
+            size += record.key_len() + record.value_len();
+            large_size += large(record.value_len());
+            assert_eq!(record.is_large(), record.value_len() > LARGE_VALUE);
+        }
+        assert_eq!((size, large_size), (self.size_bytes, self.large_bytes), "invariant 2");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,700 @@
+//! The arena: the bytes of all entries, as records in chunks.
+//!
+//! # Design
+//!
+//! ```text
+//!  chunk    0    4        a record starts at 8 u + 4, u being its unit
+//!           ├────┼────────────┬───────────┬─────────────────┬ ─ ─ ─ ─ ─ ┐
+//!           │    │ record     │ record    │ record          │   free    │
+//!           └────┴────────────┴───────────┴─────────────────┴ ─ ─ ─ ─ ─ ┘
+//!
+//!  record   0         4             8          10      12
+//!           ├─────────┼─────────────┼──────────┼───────┼─────────┬───────┬─────────┐
+//!           │ id  u32 │ value   u32 │ key  u16 │ flags │ value   │ key   │ padding │
+//!           │         │ length      │ length   │ u16   │         │       │ to 8    │
+//!           └─────────┴─────────────┴──────────┴───────┴─────────┴───────┴─────────┘
+//! ```
+//!
+//! Records are appended to the open chunk; a *location* names one by chunk and unit. The value comes first, at a multiple
+//! of 8, for typed access in place. A large value is a handle of its own, and its record holds the address of that.
+//! Chunks start small and double, so that a small store is small.
+//!
+//! A record that is replaced or removed is *dead*. A chunk without live records is freed; one that is mostly dead is
+//! *emptied*: its live records are moved, a few at a time. (Rumble, Kejriwal, Ousterhout, *Log-structured Memory for
+//! DRAM-based Storage*, FAST 2014.)
+//!
+//! A record is changed where it lies as long as no live snapshot sees it (the idea of the mutable region of FASTER, SIGMOD
+//! 2018). Whether one does follows from the chunk: from when it was opened and closed, and how far it was filled when a
+//! snapshot was taken in between.
+//!
+//! # Why this and not the other way
+//!
+//! Handles that point into chunks would pin them and forbid changes in place, at no gain: a copy of a small value costs
+//! about one small allocation, which a handle to a chunk costs as well. An epoch in each record would cost 8 bytes an
+//! entry; marks in the one chunk that is open when a snapshot is taken cost 16 bytes a snapshot.
+//!
+//! # Invariants
+//!
+//! 1. Records lie one after the other from unit 0 to the chunk's `filled`, which is at most its `units`; each lies within
+//!    the chunk, and all bytes of it up to its padding were written.
+//! 2. What lies at or above `filled` belongs to the writer alone. What lies below is read by snapshots that see it, and
+//!    changed only while none does.
+//! 3. `live` of a chunk is the number of units of its live records; a chunk that has none is open, being emptied, or gone.
+//! 4. Every chunk but the open one is closed; `marks` of a chunk are the epochs of snapshots taken while it was open, in
+//!    ascending order, each with how far it was filled then. A snapshot that found it filled as the one before leaves none.
+//! 5. A record with the flag `LARGE` holds the address of a `Node<Bytes>`, which it owns while it is live.
+
+#![allow(unsafe_code, reason = "records are read and written by address within memory that the arena owns")]
+
+use std::alloc::{self, Layout};
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+use std::slice;
+
+use bytes::Bytes;
+
+use super::versions::{Epoch, Node, Versions};
+
+/// Names a record: its chunk and its unit. Below 2^48.
+pub(super) type Location = u64;
+
+const UNIT_BITS: u32 = 18;
+/// The bytes of a unit, and the alignment of values.
+const UNIT: usize = 8;
+/// Where the first record of a chunk starts, so that values are aligned behind headers of 12 bytes.
+const FIRST: usize = 4;
+const HEADER: usize = 12;
+const LARGE: u16 = 1;
+
+/// How large chunks are, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ChunkSizes {
+    pub(super) first: usize,
+    pub(super) largest: usize,
+}
+
+impl ChunkSizes {
+    /// The most that a location can name.
+    pub(super) const MOST: usize = UNIT << UNIT_BITS;
+}
+
+/// A value on its way into the arena.
+pub(super) enum NewValue<'a> {
+    Small(&'a [u8]),
+    Large(Node<Bytes>),
+}
+
+/// A value as it lies in the arena.
+#[derive(Clone, Copy)]
+pub(super) enum ValueRef<'a> {
+    Small(&'a [u8]),
+    Large(&'a Bytes),
+}
+
+impl<'a> ValueRef<'a> {
+    pub(super) fn as_slice(self) -> &'a [u8] {
+        match self {
+            Self::Small(value) => value,
+            Self::Large(value) => value,
+        }
+    }
+
+    pub(super) fn to_bytes(self) -> Bytes {
+        match self {
+            Self::Small(value) => Bytes::copy_from_slice(value),
+            Self::Large(value) => value.clone(),
+        }
+    }
+}
+
+/// The memory of a chunk. Freed when dropped.
+struct Memory {
+    base: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: memory is owned bytes; who may touch which of them when is invariant 2.
+unsafe impl Send for Memory {}
+
+impl Memory {
+    fn new(bytes: usize) -> Self {
+        // A huge page where it is large enough to be one, else a cache line.
+        let align = if bytes >= ChunkSizes::MOST { ChunkSizes::MOST } else { 64 };
+        let layout = Layout::from_size_align(bytes, align).expect("a chunk is far smaller than the address space");
+        // SAFETY: a chunk has room for at least one record, so its size is not zero.
+        let base = unsafe { alloc::alloc(layout) };
+        let Some(base) = NonNull::new(base) else { alloc::handle_alloc_error(layout) };
+        if bytes >= ChunkSizes::MOST {
+            advise_huge_pages(base, bytes);
+        }
+        Self { base, layout }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `new` with the same layout.
+        unsafe { alloc::dealloc(self.base.as_ptr(), self.layout) }
+    }
+}
+
+/// Asks for huge pages, which take a third off a dependent lookup among millions. It is advice: it may do nothing.
+fn advise_huge_pages(base: NonNull<u8>, bytes: usize) {
+    #[cfg(all(target_os = "linux", not(miri)))]
+    {
+        unsafe extern "C" {
+            fn madvise(address: *mut u8, len: usize, advice: i32) -> i32;
+        }
+        const MADV_HUGEPAGE: i32 = 14;
+        // SAFETY: the range is allocated, and this advice does not change what it holds.
+        unsafe { madvise(base.as_ptr(), bytes, MADV_HUGEPAGE) };
+    }
+    #[cfg(not(all(target_os = "linux", not(miri))))]
+    let _ = (base, bytes);
+}
+
+/// What the writer knows of a chunk.
+struct Chunk {
+    memory: Memory,
+    /// How many units fit.
+    units: usize,
+    filled: usize,
+    live: usize,
+    /// How many live records have a large value.
+    large: usize,
+    opened: Epoch,
+    /// The epoch in which it was closed, `u64::MAX` while it is open.
+    closed: Epoch,
+    /// A cell, because a snapshot is taken through a shared reference.
+    marks: RefCell<Vec<(Epoch, usize)>>,
+}
+
+impl Chunk {
+    /// Whether the newest live snapshot, of epoch `newest`, sees the record at `unit`.
+    fn is_seen(&self, unit: usize, newest: Epoch) -> bool {
+        if newest < self.opened {
+            return false;
+        }
+        if newest >= self.closed {
+            return true;
+        }
+        let marks = self.marks.borrow();
+        let following = marks.partition_point(|&(epoch, _)| epoch <= newest);
+        // The snapshot left a mark, or found the one before it as it would have left its own (invariant 4).
+        marks[..following].last().is_some_and(|&(_, filled)| unit < filled)
+    }
+}
+
+/// Reads the record at an address.
+///
+/// # Safety
+///
+/// A record lies there, and stays as it is for `'a`.
+#[inline]
+unsafe fn record_at<'a>(start: NonNull<u8>) -> Record<'a> {
+    Record { start, lives: PhantomData }
+}
+
+/// A record as it lies in a chunk.
+#[derive(Clone, Copy)]
+pub(super) struct Record<'a> {
+    start: NonNull<u8>,
+    lives: PhantomData<&'a u8>,
+}
+
+impl<'a> Record<'a> {
+    /// Reads a field of the header.
+    #[inline]
+    fn field<T: Copy>(self, at: usize) -> T {
+        debug_assert!(at + size_of::<T>() <= HEADER);
+        // SAFETY: the header was written (invariant 1), and `at` is the aligned offset of a field of that type in it:
+        // records start at 4 modulo 8 from an aligned base.
+        unsafe { self.start.add(at).cast::<T>().read() }
+    }
+
+    #[inline]
+    pub(super) fn id(self) -> u32 {
+        self.field(0)
+    }
+
+    /// The length of the value, large or not.
+    #[inline]
+    pub(super) fn value_len(self) -> usize {
+        self.field::<u32>(4) as usize
+    }
+
+    #[inline]
+    pub(super) fn key_len(self) -> usize {
+        self.field::<u16>(8).into()
+    }
+
+    #[inline]
+    pub(super) fn is_large(self) -> bool {
+        self.field::<u16>(10) & LARGE != 0
+    }
+
+    /// The bytes between the header and the key.
+    #[inline]
+    fn slot_len(self) -> usize {
+        if self.is_large() { size_of::<usize>() } else { self.value_len() }
+    }
+
+    fn units(self) -> usize {
+        units_of(self.slot_len(), self.key_len())
+    }
+
+    /// `len` bytes from `at` on.
+    #[inline]
+    fn bytes(self, at: usize, len: usize) -> &'a [u8] {
+        // SAFETY: callers ask for the parts of the record by its own lengths, all written (invariant 1), and nothing
+        // writes to them for `'a` (see `record_at`).
+        unsafe { slice::from_raw_parts(self.start.add(at).as_ptr(), len) }
+    }
+
+    #[inline]
+    pub(super) fn key(self) -> &'a [u8] {
+        self.bytes(HEADER + self.slot_len(), self.key_len())
+    }
+
+    #[inline]
+    pub(super) fn value(self) -> ValueRef<'a> {
+        if self.is_large() {
+            ValueRef::Large(self.large())
+        } else {
+            ValueRef::Small(self.bytes(HEADER, self.value_len()))
+        }
+    }
+
+    fn large_slot(self) -> NonNull<Node<Bytes>> {
+        debug_assert!(self.is_large());
+        // SAFETY: the slot follows the header within the record.
+        unsafe { self.start.add(HEADER).cast() }
+    }
+
+    fn large(self) -> &'a Bytes {
+        // SAFETY: the slot holds a node (invariant 5), aligned as values are, that lives as long as the record is seen.
+        unsafe { self.large_slot().as_ref() }.get()
+    }
+}
+
+fn units_of(slot_len: usize, key_len: usize) -> usize {
+    (HEADER + slot_len + key_len).div_ceil(UNIT)
+}
+
+fn location(chunk: usize, unit: usize) -> Location {
+    (chunk as u64) << UNIT_BITS | unit as u64
+}
+
+fn chunk_of(location: Location) -> usize {
+    (location >> UNIT_BITS) as usize
+}
+
+fn unit_of(location: Location) -> usize {
+    (location & ((1 << UNIT_BITS) - 1)) as usize
+}
+
+/// The address of a unit.
+///
+/// # Safety
+///
+/// The unit is one of the chunk's that starts at `base`.
+#[inline]
+unsafe fn address(base: NonNull<u8>, unit: usize) -> NonNull<u8> {
+    // SAFETY: by the caller, it lies within the chunk.
+    unsafe { base.add(FIRST + unit * UNIT) }
+}
+
+/// All chunks of a store, as its writer has them.
+pub(super) struct Arena {
+    sizes: ChunkSizes,
+    /// `None` where a chunk is gone and its place is free.
+    chunks: Vec<Option<Chunk>>,
+    /// Where each chunk starts; dangling where it is gone. Apart, because every access to a record needs this and only this.
+    bases: Vec<NonNull<u8>>,
+    vacant: Vec<usize>,
+    /// The chunk that is appended to.
+    open: Option<usize>,
+    /// How large the next chunk is.
+    next_bytes: usize,
+    /// The chunk that is being emptied, and the unit up to which it is.
+    emptied: Option<(usize, usize)>,
+    live_units: usize,
+    filled_units: usize,
+    allocated_bytes: usize,
+}
+
+// SAFETY: the bases point to the memory of `chunks`, which is `Send`.
+unsafe impl Send for Arena {}
+/// The chunks as a snapshot sees them.
+pub(super) struct ArenaView {
+    bases: Box<[NonNull<u8>]>,
+}
+
+// SAFETY: what a snapshot sees is neither written nor freed while it lives (invariant 2, and 4 of `versions.rs`).
+unsafe impl Send for ArenaView {}
+// SAFETY: as above.
+unsafe impl Sync for ArenaView {}
+
+impl ArenaView {
+    /// The record at `location`, which the snapshot sees.
+    #[inline]
+    pub(super) fn record(&self, location: Location) -> Record<'_> {
+        // SAFETY: locations in a snapshot's table are of records that it sees.
+        unsafe { record_at(address(self.bases[chunk_of(location)], unit_of(location))) }
+    }
+
+    /// As [`Arena::address`].
+    #[inline]
+    pub(super) fn address(&self, location: Location) -> *const u8 {
+        self.bases[chunk_of(location)].as_ptr().wrapping_add(FIRST + unit_of(location) * UNIT)
+    }
+}
+
+impl Arena {
+    pub(super) fn new(sizes: ChunkSizes) -> Self {
+        debug_assert!(sizes.first <= sizes.largest && sizes.largest <= ChunkSizes::MOST);
+        Self {
+            sizes,
+            chunks: Vec::new(),
+            bases: Vec::new(),
+            vacant: Vec::new(),
+            open: None,
+            next_bytes: sizes.first,
+            emptied: None,
+            live_units: 0,
+            filled_units: 0,
+            allocated_bytes: 0,
+        }
+    }
+
+    /// The bytes of live records, headers and padding included.
+    pub(super) fn live_bytes(&self) -> usize {
+        self.live_units * UNIT
+    }
+
+    /// The bytes of dead records.
+    pub(super) fn dead_bytes(&self) -> usize {
+        (self.filled_units - self.live_units) * UNIT
+    }
+
+    pub(super) fn allocated_bytes(&self) -> usize {
+        self.allocated_bytes
+    }
+
+    pub(super) fn chunks(&self) -> usize {
+        self.chunks.len() - self.vacant.len()
+    }
+
+    /// The record at `location`, which is live.
+    #[inline]
+    pub(super) fn record(&self, location: Location) -> Record<'_> {
+        // SAFETY: the location of a live record names a unit of a chunk that is there; and the arena, which alone
+        // changes records, is borrowed.
+        unsafe { record_at(address(self.bases[chunk_of(location)], unit_of(location))) }
+    }
+
+    /// Where a record starts, to be prefetched.
+    #[inline]
+    pub(super) fn address(&self, location: Location) -> *const u8 {
+        self.bases[chunk_of(location)].as_ptr().wrapping_add(FIRST + unit_of(location) * UNIT)
+    }
+
+    /// Appends a live record.
+    pub(super) fn append(&mut self, versions: &Versions, id: u32, key: &[u8], value: NewValue<'_>) -> Location {
+        let (slot_len, value_len, flags) = match &value {
+            NewValue::Small(value) => (value.len(), value.len(), 0),
+            NewValue::Large(value) => (size_of::<usize>(), value.get().len(), LARGE),
+        };
+        let (chunk, unit) = self.claim(versions, units_of(slot_len, key.len()));
+        // SAFETY: `claim` made room from this unit on.
+        let start = unsafe { address(self.bases[chunk], unit) };
+        // SAFETY: the record lies within the claimed units, which belong to the writer alone (invariant 2); the fields are
+        // aligned as in `Record::field`.
+        unsafe {
+            start.cast::<u32>().write(id);
+            start.add(4).cast::<u32>().write(value_len as u32);
+            start.add(8).cast::<u16>().write(key.len() as u16);
+            start.add(10).cast::<u16>().write(flags);
+            match value {
+                NewValue::Small(value) => {
+                    ptr::copy_nonoverlapping(value.as_ptr(), start.add(HEADER).as_ptr(), value.len());
+                }
+                NewValue::Large(value) => start.add(HEADER).cast::<Node<Bytes>>().write(value),
+            }
+            ptr::copy_nonoverlapping(key.as_ptr(), start.add(HEADER + slot_len).as_ptr(), key.len());
+        }
+        self.chunk_mut(chunk).large += usize::from(flags & LARGE);
+        location(chunk, unit)
+    }
+
+    /// Appends a copy of the live record at `from`, which is dead from then on.
+    pub(super) fn relocate(&mut self, versions: &Versions, from: Location) -> Location {
+        let record = self.record(from);
+        let (source, units, is_large) = (record.start, record.units(), record.is_large());
+        let len = HEADER + record.slot_len() + record.key_len();
+        let (chunk, unit) = self.claim(versions, units);
+        // SAFETY: as in `append`; the source is a whole record (invariant 1), elsewhere, which `claim` did not move. The
+        // address of a large value goes along, and with it the ownership (invariant 5).
+        unsafe {
+            ptr::copy_nonoverlapping(source.as_ptr(), address(self.bases[chunk], unit).as_ptr(), len);
+        }
+        self.chunk_mut(chunk).large += usize::from(is_large);
+        self.forget(versions, from);
+        location(chunk, unit)
+    }
+
+    /// Takes units from the open chunk, or from a new one.
+    fn claim(&mut self, versions: &Versions, units: usize) -> (usize, usize) {
+        let chunk = match self.open {
+            Some(open) if self.chunk(open).filled + units <= self.chunk(open).units => open,
+            _ => self.open_chunk(versions, units),
+        };
+        let open = self.chunk_mut(chunk);
+        let unit = open.filled;
+        open.filled += units;
+        open.live += units;
+        self.live_units += units;
+        self.filled_units += units;
+        (chunk, unit)
+    }
+
+    /// The bytes that would be allocated for one more record with a value of this length.
+    pub(super) fn growth(&self, key_len: usize, value_len: usize) -> usize {
+        let units = units_of(value_len.max(size_of::<usize>()), key_len);
+        match self.open {
+            Some(open) if self.chunk(open).filled + units <= self.chunk(open).units => 0,
+            _ => self.next_bytes.max(FIRST + units * UNIT),
+        }
+    }
+
+    /// Closes the open chunk and opens one that has room for `units`.
+    #[cold]
+    fn open_chunk(&mut self, versions: &Versions, units: usize) -> usize {
+        let bytes = self.next_bytes.max(FIRST + units * UNIT);
+        self.next_bytes = (self.next_bytes * 2).min(self.sizes.largest);
+        let chunk = Chunk {
+            memory: Memory::new(bytes),
+            units: (bytes - FIRST) / UNIT,
+            filled: 0,
+            live: 0,
+            large: 0,
+            opened: versions.now(),
+            closed: Epoch::MAX,
+            marks: RefCell::default(),
+        };
+        self.allocated_bytes += bytes;
+        let base = chunk.memory.base;
+        let place = match self.vacant.pop() {
+            Some(place) => {
+                (self.chunks[place], self.bases[place]) = (Some(chunk), base);
+                place
+            }
+            None => {
+                self.chunks.push(Some(chunk));
+                self.bases.push(base);
+                self.chunks.len() - 1
+            }
+        };
+        if let Some(closed) = self.open.replace(place) {
+            // What was appended in this epoch is seen by the snapshot that ends it.
+            self.chunk_mut(closed).closed = versions.now();
+            self.free_if_dead(versions, closed);
+        }
+        place
+    }
+
+    fn chunk(&self, place: usize) -> &Chunk {
+        self.chunks[place].as_ref().expect("a live record's chunk is there")
+    }
+
+    fn chunk_mut(&mut self, place: usize) -> &mut Chunk {
+        self.chunks[place].as_mut().expect("a live record's chunk is there")
+    }
+
+    /// Whether a live snapshot sees the record, so that it must not be changed.
+    #[inline]
+    fn is_seen(&self, versions: &Versions, location: Location) -> bool {
+        match versions.newest_live() {
+            0 => false,
+            newest => self.chunk(chunk_of(location)).is_seen(unit_of(location), newest),
+        }
+    }
+
+    /// The bytes of a small value, to be changed in place; `None` if the value is large or a snapshot sees it.
+    pub(super) fn value_mut(&mut self, versions: &Versions, location: Location) -> Option<&mut [u8]> {
+        let record = self.record(location);
+        if record.is_large() || self.is_seen(versions, location) {
+            return None;
+        }
+        let (start, len) = (record.start, record.value_len());
+        // SAFETY: the value's bytes lie behind the header, and nobody else reads them: no snapshot sees the record, and
+        // the arena is borrowed exclusively.
+        Some(unsafe { slice::from_raw_parts_mut(start.add(HEADER).as_ptr(), len) })
+    }
+
+    /// Replaces a large value by another one of any length, in place; gives it back if that cannot be.
+    pub(super) fn replace_large(
+        &mut self,
+        versions: &Versions,
+        location: Location,
+        value: Node<Bytes>,
+    ) -> Result<(), Node<Bytes>> {
+        let record = self.record(location);
+        if !record.is_large() || self.is_seen(versions, location) {
+            return Err(value);
+        }
+        let len = value.get().len() as u32;
+        // SAFETY: as in `value_mut`; the slot holds a node that the record owns, and the length is a field of the header.
+        let old = unsafe {
+            record.start.add(4).cast::<u32>().write(len);
+            record.large_slot().replace(value)
+        };
+        old.retire(versions);
+        Ok(())
+    }
+
+    /// Ends the life of the record at `location`.
+    pub(super) fn kill(&mut self, versions: &Versions, location: Location) {
+        let record = self.record(location);
+        if record.is_large() {
+            // SAFETY: the slot holds a node that the record owns (invariant 5). The record gives it up here, once, for it
+            // is live now and dead from here on; its bytes stay for snapshots that see them, as long as the node does.
+            unsafe { record.large_slot().read() }.retire(versions);
+        }
+        self.forget(versions, location);
+    }
+
+    /// Counts a record as dead. Its large value, if any, is somebody else's by now.
+    fn forget(&mut self, versions: &Versions, location: Location) {
+        let record = self.record(location);
+        let (units, is_large) = (record.units(), record.is_large());
+        let place = chunk_of(location);
+        let chunk = self.chunk_mut(place);
+        chunk.live -= units;
+        chunk.large -= usize::from(is_large);
+        self.live_units -= units;
+        self.free_if_dead(versions, place);
+    }
+
+    fn free_if_dead(&mut self, versions: &Versions, place: usize) {
+        let is_busy = self.open == Some(place) || self.emptied.is_some_and(|(emptied, _)| emptied == place);
+        if self.chunk(place).live == 0 && !is_busy {
+            self.free(versions, place);
+        }
+    }
+
+    fn free(&mut self, versions: &Versions, place: usize) {
+        let chunk = self.chunks[place].take().expect("a chunk is freed once");
+        self.bases[place] = NonNull::dangling();
+        self.vacant.push(place);
+        self.filled_units -= chunk.filled;
+        self.allocated_bytes -= chunk.memory.layout.size();
+        versions.retire(chunk.opened, chunk.memory.layout.size(), Box::new(chunk.memory));
+    }
+
+    /// The chunks for a snapshot of epoch `epoch`, which ends now.
+    pub(super) fn freeze(&self, epoch: Epoch) -> ArenaView {
+        if let Some(open) = self.open {
+            let Chunk { marks, filled, .. } = self.chunk(open);
+            let mut marks = marks.borrow_mut();
+            if marks.last().is_none_or(|(_, last)| last != filled) {
+                marks.push((epoch, *filled));
+            }
+        }
+        ArenaView { bases: self.bases.as_slice().into() }
+    }
+
+    /// Whether so much is dead that a chunk should be emptied: more than half of what is live, beyond a chunk or two.
+    pub(super) fn wants_emptying(&self) -> bool {
+        self.emptied.is_some() || self.dead_bytes() > self.live_bytes() / 2 + 2 * self.sizes.first
+    }
+
+    /// The next record of the chunk that is being emptied, live or dead, and its length in bytes. `None` when the chunk
+    /// is through; then it is freed, which takes that all its live records were moved.
+    pub(super) fn next_to_empty(&mut self, versions: &Versions) -> Option<(Location, usize)> {
+        let (place, unit) = match self.emptied {
+            Some(emptied) => emptied,
+            None => {
+                let closed = self.chunks.iter().enumerate().filter(|(place, _)| self.open != Some(*place));
+                let dead = closed.filter_map(|(place, chunk)| chunk.as_ref().map(|it| (it.filled - it.live, place)));
+                let (_, place) = dead.max()?;
+                (place, 0)
+            }
+        };
+        if unit >= self.chunk(place).filled {
+            self.emptied = None;
+            debug_assert_eq!(self.chunk(place).live, 0, "every live record of the chunk was moved");
+            self.free(versions, place);
+            return None;
+        }
+        let location = location(place, unit);
+        let units = self.record(location).units();
+        self.emptied = Some((place, unit + units));
+        Some((location, units * UNIT))
+    }
+
+    /// Frees everything.
+    pub(super) fn clear(&mut self, versions: &Versions, is_live: impl Fn(u32, Location) -> bool) {
+        for place in 0..self.chunks.len() {
+            let Some(chunk) = &self.chunks[place] else { continue };
+            let (filled, has_large) = (chunk.filled, chunk.large > 0);
+            let mut unit = 0;
+            while has_large && unit < filled {
+                let location = location(place, unit);
+                let record = self.record(location);
+                unit += record.units();
+                if record.is_large() && is_live(record.id(), location) {
+                    // SAFETY: as in `kill`; the whole chunk is dead from here on.
+                    unsafe { record.large_slot().read() }.retire(versions);
+                }
+            }
+            self.free(versions, place);
+        }
+        *self = Self::new(self.sizes);
+    }
+}
+
+#[cfg(test)]
+impl Arena {
+    /// Checks invariants 1, 3 and 4, for the records that `is_live` says are live; 2 and 5 are for sanitizers.
+    pub(super) fn validate(&self, is_live: impl Fn(u32, Location) -> bool) {
+        let (mut live_units, mut filled_units, mut allocated) = (0, 0, 0);
+        for (place, chunk) in self.chunks.iter().enumerate() {
+            let Some(chunk) = chunk else {
+                assert!(self.vacant.contains(&place));
+                continue;
+            };
+            assert_eq!(self.bases[place], chunk.memory.base);
+            assert!(FIRST + chunk.units * UNIT <= chunk.memory.layout.size());
+            assert!(chunk.filled <= chunk.units, "invariant 1");
+            let (mut unit, mut live, mut large) = (0, 0, 0);
+            while unit < chunk.filled {
+                let record = self.record(location(place, unit));
+                if is_live(record.id(), location(place, unit)) {
+                    live += record.units();
+                    large += usize::from(record.is_large());
+                    let value = record.value().as_slice();
+                    assert_eq!(value.len(), record.value_len());
+                    assert!(record.is_large() || value.as_ptr().addr() % UNIT == 0);
+                }
+                unit += record.units();
+            }
+            assert_eq!(unit, chunk.filled, "invariant 1");
+            assert_eq!((live, large), (chunk.live, chunk.large), "invariant 3");
+            let (is_open, is_emptied) =
+                (self.open == Some(place), self.emptied.is_some_and(|(emptied, _)| emptied == place));
+            assert!(live > 0 || is_open || is_emptied, "invariant 3");
+            assert_eq!(is_open, chunk.closed == Epoch::MAX, "invariant 4");
+            assert!(chunk.marks.borrow().is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1), "invariant 4");
+            live_units += live;
+            filled_units += chunk.filled;
+            allocated += chunk.memory.layout.size();
+        }
+        assert_eq!((live_units, filled_units), (self.live_units, self.filled_units));
+        assert_eq!(allocated, self.allocated_bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::super::versions::Claim;
+use super::*;
+
+const TINY: ChunkSizes = ChunkSizes { first: 64, largest: 256 };
+
+/// What a record has to be.
+#[derive(Clone, Debug, PartialEq)]
+struct Expected {
+    key: Vec<u8>,
+    value: Vec<u8>,
+    location: Location,
+}
+
+type Model = BTreeMap<u32, Expected>;
+
+struct Tested {
+    arena: Arena,
+    versions: Versions,
+    model: Model,
+    snapshots: Vec<(ArenaView, Claim, Model)>,
+    next_id: u32,
+}
+
+fn check(record: Record<'_>, id: u32, expected: &Expected) {
+    assert_eq!((record.id(), record.key(), record.value().as_slice()), (id, &expected.key[..], &expected.value[..]));
+}
+
+impl Tested {
+    fn new(sizes: ChunkSizes) -> Self {
+        let (arena, versions) = (Arena::new(sizes), Versions::new());
+        Self { arena, versions, model: Model::new(), snapshots: Vec::new(), next_id: 0 }
+    }
+
+    fn new_value<'a>(&self, value: &'a [u8], large: bool) -> NewValue<'a> {
+        if large {
+            NewValue::Large(Node::new(Bytes::copy_from_slice(value), &self.versions))
+        } else {
+            NewValue::Small(value)
+        }
+    }
+
+    fn append(&mut self, key: Vec<u8>, value: Vec<u8>, large: bool) {
+        let id = self.next_id;
+        self.next_id += 1;
+        let new = self.new_value(&value, large);
+        let location = self.arena.append(&self.versions, id, &key, new);
+        self.model.insert(id, Expected { key, value, location });
+    }
+
+    /// The `which`-th live record.
+    fn pick(&self, which: usize) -> Option<u32> {
+        self.model.keys().nth(which % self.model.len().max(1)).copied()
+    }
+
+    fn kill(&mut self, which: usize) {
+        let Some(id) = self.pick(which) else { return };
+        let gone = self.model.remove(&id).unwrap();
+        self.arena.kill(&self.versions, gone.location);
+    }
+
+    /// Changes a value in place where that is allowed; a snapshot that should have forbidden it would notice.
+    fn change(&mut self, which: usize, by: u8) {
+        let Some(id) = self.pick(which) else { return };
+        let expected = self.model.get_mut(&id).unwrap();
+        let is_seen = self
+            .snapshots
+            .iter()
+            .any(|(.., then)| then.get(&id).is_some_and(|then| then.location == expected.location));
+        let is_large = self.arena.record(expected.location).is_large();
+        match self.arena.value_mut(&self.versions, expected.location) {
+            Some(value) => {
+                value.iter_mut().for_each(|byte| *byte ^= by);
+                expected.value.iter_mut().for_each(|byte| *byte ^= by);
+                assert!(!is_seen);
+            }
+            None if is_large => {
+                let new = vec![by; usize::from(by)];
+                let node = Node::new(Bytes::from(new.clone()), &self.versions);
+                match self.arena.replace_large(&self.versions, expected.location, node) {
+                    Ok(()) => {
+                        assert!(!is_seen);
+                        expected.value = new;
+                    }
+                    Err(node) => {
+                        assert!(is_seen);
+                        node.retire(&self.versions);
+                    }
+                }
+            }
+            None => assert!(is_seen, "nothing forbids the change"),
+        }
+    }
+
+    fn empty_further(&mut self) {
+        if !self.arena.wants_emptying() {
+            return;
+        }
+        let Some((location, _)) = self.arena.next_to_empty(&self.versions) else { return };
+        let id = self.arena.record(location).id();
+        if let Some(expected) = self.model.get_mut(&id).filter(|expected| expected.location == location) {
+            expected.location = self.arena.relocate(&self.versions, location);
+        }
+    }
+
+    fn snapshot(&mut self) {
+        let claim = self.versions.freeze();
+        self.snapshots.push((self.arena.freeze(claim.epoch()), claim, self.model.clone()));
+    }
+
+    fn validate(&self) {
+        self.arena.validate(|id, location| self.model.get(&id).is_some_and(|expected| expected.location == location));
+        for (&id, expected) in &self.model {
+            check(self.arena.record(expected.location), id, expected);
+        }
+        for (view, _, then) in &self.snapshots {
+            for (&id, expected) in then {
+                check(view.record(expected.location), id, expected);
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        let model = std::mem::take(&mut self.model);
+        let is_live = |id, location| model.get(&id).is_some_and(|expected: &Expected| expected.location == location);
+        self.arena.clear(&self.versions, is_live);
+        assert_eq!((self.arena.allocated_bytes(), self.arena.live_bytes(), self.arena.dead_bytes()), (0, 0, 0));
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Append(Vec<u8>, Vec<u8>, bool),
+    Kill(usize),
+    Change(usize, u8),
+    Empty,
+    Snapshot,
+    DropSnapshot(usize),
+    Clear,
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    let bytes = |most| proptest::collection::vec(any::<u8>(), 0..most);
+    prop_oneof![
+        8 => (bytes(30), bytes(60), proptest::bool::weighted(0.2)).prop_map(|(k, v, large)| Op::Append(k, v, large)),
+        1 => (bytes(300), bytes(300), Just(false)).prop_map(|(k, v, large)| Op::Append(k, v, large)),
+        6 => any::<usize>().prop_map(Op::Kill),
+        6 => (any::<usize>(), any::<u8>()).prop_map(|(which, by)| Op::Change(which, by)),
+        8 => Just(Op::Empty),
+        2 => Just(Op::Snapshot),
+        2 => any::<usize>().prop_map(Op::DropSnapshot),
+        1 => Just(Op::Clear),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { 600 }, ..ProptestConfig::default() })]
+
+    #[test]
+    fn agrees_with_a_map(ops in proptest::collection::vec(any_op(), 1..150)) {
+        let mut tested = Tested::new(TINY);
+        for op in ops {
+            match op {
+                Op::Append(key, value, large) => tested.append(key, value, large),
+                Op::Kill(which) => tested.kill(which),
+                Op::Change(which, by) => tested.change(which, by),
+                Op::Empty => tested.empty_further(),
+                Op::Snapshot => tested.snapshot(),
+                Op::DropSnapshot(which) if !tested.snapshots.is_empty() => {
+                    let which = which % tested.snapshots.len();
+                    tested.snapshots.swap_remove(which);
+                }
+                Op::DropSnapshot(_) => {}
+                Op::Clear => tested.clear(),
+            }
+            tested.validate();
+        }
+        tested.clear();
+    }
+}
+
+/// Runs under Miri in both aliasing models, in seconds.
+#[test]
+fn a_chosen_sequence() {
+    let mut tested = Tested::new(TINY);
+    for i in 0..40_u8 {
+        tested.append(vec![i; usize::from(i % 20)], vec![i; usize::from(i % 33)], i % 7 == 0);
+        tested.change(usize::from(i) * 5, i);
+        if i % 10 == 3 {
+            tested.snapshot();
+        }
+        if i % 3 == 0 {
+            tested.kill(usize::from(i));
+        }
+        tested.empty_further();
+    }
+    tested.validate();
+    tested.snapshots.remove(1);
+    tested.snapshots.remove(0);
+    tested.validate();
+    for _ in 0..60 {
+        tested.empty_further();
+    }
+    tested.validate();
+    tested.clear();
+    tested.validate();
+}
+
+#[test]
+fn a_record_fits_its_chunk_to_the_last_byte() {
+    // The first chunk has room for seven units: a record of four and one of three, header included.
+    assert_eq!((TINY.first - FIRST) / UNIT, 7);
+    let mut tested = Tested::new(TINY);
+    tested.append(vec![1; 10], vec![2; 10], false);
+    tested.append(vec![3; 4], vec![4; 8], false);
+    assert_eq!(tested.arena.chunks(), 1);
+    tested.append(vec![], vec![], false);
+    assert_eq!(tested.arena.chunks(), 2);
+    tested.validate();
+    tested.clear();
+}
+
+#[test]
+fn the_largest_chunk_has_no_unit_beyond_a_location() {
+    let sizes = ChunkSizes { first: ChunkSizes::MOST, largest: ChunkSizes::MOST };
+    let mut arena = Arena::new(sizes);
+    let versions = Versions::new();
+    let (mut last, mut id) = (0, 0);
+    while arena.chunks() < 2 {
+        last = arena.append(&versions, id, b"", NewValue::Small(b"1234"));
+        id += 1;
+    }
+    // Two units each: the first chunk has an odd number of units, and one is left over.
+    assert_eq!((id, last), (131_072, location(1, 0)));
+    assert_eq!(arena.record(location(0, 131_070 * 2)).id(), 131_070);
+    arena.clear(&versions, |_, _| false);
+}
+
+#[test]
+fn a_chunk_is_freed_when_nothing_in_it_lives() {
+    let mut tested = Tested::new(TINY);
+    for i in 0..200 {
+        tested.append(vec![i as u8; 8], vec![0; 12], false);
+    }
+    for _ in 0..195 {
+        tested.kill(0);
+        tested.validate();
+    }
+    assert!(tested.arena.allocated_bytes() <= 3 * TINY.largest, "{}", tested.arena.allocated_bytes());
+    tested.clear();
+}

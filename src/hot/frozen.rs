@@ -1,0 +1,93 @@
+//! [`Frozen`]: what a snapshot of a [`HotStore`](super::HotStore) holds, and reading it.
+
+use std::any::Any;
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::arena::{ArenaView, Location, Record, ValueRef};
+use super::scan::{Records, Scan};
+use super::versions::Claim;
+use super::{EntryView, SortedView};
+use crate::handles::{Handles, Part};
+use crate::snapshot::Source;
+use crate::store::{Entries, KeyBounds};
+
+/// The views of all parts but the hash index at the end of one epoch, and the claim that keeps them readable.
+pub(super) struct Frozen {
+    pub(super) size_bytes: usize,
+    pub(super) entries: FrozenEntries,
+    pub(super) sorted: SortedView,
+    /// Last, so that it outlives the views.
+    pub(super) _claim: Claim,
+}
+
+/// The records by id.
+pub(super) struct FrozenEntries {
+    pub(super) table: EntryView,
+    pub(super) arena: ArenaView,
+}
+
+impl Records for FrozenEntries {
+    #[inline]
+    fn location(&self, id: u32) -> Location {
+        self.table.get(id)
+    }
+
+    #[inline]
+    fn slot(&self, id: u32) -> *const u64 {
+        self.table.address(id)
+    }
+
+    #[inline]
+    fn record(&self, location: Location) -> Record<'_> {
+        self.arena.record(location)
+    }
+
+    #[inline]
+    fn address(&self, location: Location) -> *const u8 {
+        self.arena.address(location)
+    }
+}
+
+impl Frozen {
+    fn range<'a>(&'a self, range: KeyBounds<'a>) -> Scan<'a, FrozenEntries> {
+        Scan::new(&self.entries, self.sorted.range(&self.entries, range))
+    }
+}
+
+/// The entry of a record, for a scan that hands out handles.
+pub(super) fn parts(record: Record<'_>) -> (Part<'_>, Part<'_>) {
+    let value = match record.value() {
+        ValueRef::Small(value) => Part::Borrowed(value),
+        ValueRef::Large(value) => Part::Shared(value.clone()),
+    };
+    (Part::Borrowed(record.key()), value)
+}
+
+impl Source for Frozen {
+    fn len(&self) -> usize {
+        self.sorted.len()
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.size_bytes
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Bytes> {
+        Some(self.range((Bound::Included(key), Bound::Included(key))).next()?.value().to_bytes())
+    }
+
+    fn scan<'a>(&'a self, range: KeyBounds<'a>) -> Entries<'a> {
+        Box::new(Handles::new(self.range(range).map(parts)))
+    }
+
+    fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+        let _ = self.range(range).try_for_each(|record| f(record.key(), record.value().as_slice()));
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}

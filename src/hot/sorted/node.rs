@@ -1,0 +1,692 @@
+//! The two kinds of node, and how a key finds its place in one.
+//!
+//! # Design
+//!
+//! ```text
+//!   Inner   heads     [ h0   | h1   | h2   | MAX  ]     the first 4 bytes of each separator behind `prefix`
+//!           ends      [ 2    | 5    | 9    |      ]     where each separator ends in `bytes`
+//!           bytes     "ab" "acd" "acde"                 the separators, whole
+//!           children  [ c0 | c1 | c2 | c3 ]             c0 < "ab" <= c1 < "acd" <= c2 < "acde" <= c3
+//!
+//!   Leaf    heads     [ h0   | h1   | MAX  | MAX  ]     the first 4 bytes of each key behind `prefix`
+//!           ids       [ id0  | id1  |      |      ]
+//! ```
+//!
+//! A *head* is four bytes of a key as a big-endian number, padded with zeros, so that comparing heads compares keys
+//! as far as the heads differ; what they leave open, the keys themselves decide. All keys of a node share their first
+//! `prefix` bytes, which is why the heads start behind them. That a key which is looked for shares them, too, follows
+//! for the first `fenced` bytes from the separators left and right of the node: what is between two keys shares the
+//! bytes that both begin with. Only for bytes from `fenced` to `prefix` must one key of the node be looked at.
+//!
+//! # Why this and not the other way
+//!
+//! A prefix that is only what the separators around say costs no look at a key, but is empty at both ends of the tree,
+//! where time-ordered keys are inserted, and short in a leaf at the border between two groups of keys with long common
+//! names: there every comparison would have to read a key, six cache misses in place of one. A prefix that is only
+//! what the keys share must be checked against one of them each time: one cache miss where mostly none is needed.
+//!
+//! Heads of 8 bytes would double a leaf to save a look at a second key that is already rare. Separators that are ids
+//! of entries would save their bytes and cost a cache miss a comparison, and a deleted entry could not let go of its
+//! key.
+
+use std::cmp::Ordering;
+
+use super::{Keys, Node, Writer};
+
+/// Four bytes of a key as a number.
+type Head = u32;
+
+/// The head of unused slots: counting heads below another never counts it.
+const UNUSED: Head = Head::MAX;
+
+/// A place between keys: right before where `key` is or would be, or right `after` it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Cut<'k> {
+    pub(super) key: &'k [u8],
+    pub(super) after: bool,
+}
+
+/// A node of either kind, as a root or a child.
+pub(super) enum Child<const L: usize, const I: usize> {
+    Leaf(Node<Leaf<L>>),
+    Inner(Node<Inner<L, I>>),
+}
+
+#[derive(Clone)]
+#[repr(C)]
+pub(super) struct Leaf<const L: usize> {
+    // First, to lie in one cache line with the node's stamp and the first heads.
+    len: u16,
+    pub(super) prefix: u16,
+    pub(super) fenced: u16,
+    /// Where the last insertion was.
+    last: u16,
+    pub(super) heads: [Head; L],
+    ids: [u32; L],
+}
+
+#[repr(C)]
+pub(super) struct Inner<const L: usize, const I: usize> {
+    len: u16,
+    pub(super) prefix: u16,
+    pub(super) fenced: u16,
+    /// Where the last insertion was.
+    last: u16,
+    /// Of the separators, which are one less than the children; as are the `ends`.
+    pub(super) heads: [Head; I],
+    pub(super) children: [Option<Child<L, I>>; I],
+    ends: [u32; I],
+    bytes: Vec<u8>,
+}
+
+/// A node has no room; what did not fit belongs at this place in it.
+pub(super) struct Full {
+    pub(super) at: usize,
+}
+
+/// A node that a deletion leaves no fuller than this is joined with a neighbour, if half a node can hold both.
+pub(super) const fn quarter(capacity: usize) -> usize {
+    capacity.div_ceil(4)
+}
+
+const fn half(capacity: usize) -> usize {
+    capacity.div_ceil(2)
+}
+
+/// How many of its slots a full node keeps when it is split to insert something `at` a place, after the `last` insertion
+/// was at that one, and given how full its neighbours are.
+///
+/// Half of them; but a run of ascending or descending keys leaves most behind it, and so fills its leaves to nine
+/// tenths. What is in front of the run, mostly the first of the next run, it takes along, unless there is enough for a
+/// node. Not beside a small node, or there would be two (invariant 4).
+fn split_point(capacity: usize, at: usize, last: u16, left: Option<usize>, right: Option<usize>) -> usize {
+    let (middle, few) = (capacity / 2, (capacity / 10).max(1));
+    let enough = |len: usize, neighbour: Option<usize>| neighbour.is_none_or(|other| len + other > quarter(capacity));
+    let last = usize::from(last);
+    if at == last + 1 && at > middle {
+        let ahead = capacity - at;
+        let kept = if enough(few, Some(ahead)) { at } else { middle.max(at - few) };
+        if enough(capacity - kept, right) {
+            return kept;
+        }
+    } else if at == last && at < middle {
+        let kept = if enough(few, Some(at)) { at } else { middle.min(at + few) };
+        if enough(kept, left) {
+            return kept;
+        }
+    }
+    middle
+}
+
+/// How many bytes `a` and `b` begin with in common.
+pub(super) fn common(a: &[u8], b: &[u8]) -> usize {
+    let words = a.chunks_exact(8).zip(b.chunks_exact(8));
+    let same = 8 * words.take_while(|(a, b)| a == b).count();
+    same + a[same..].iter().zip(&b[same..]).take_while(|(a, b)| a == b).count()
+}
+
+/// The shortest key above `left` and not above `right`.
+pub(super) fn separator<'k>(left: &[u8], right: &'k [u8]) -> &'k [u8] {
+    &right[..right.len().min(common(left, right) + 1)]
+}
+
+/// A number of shared bytes as nodes keep it. To say fewer is as true, and only slower.
+pub(super) fn short(shared: usize) -> u16 {
+    u16::try_from(shared).unwrap_or(u16::MAX)
+}
+
+#[inline]
+pub(super) fn head(key: &[u8], prefix: usize) -> Head {
+    let rest = key.get(prefix..).unwrap_or_default();
+    let Some(bytes) = rest.first_chunk() else {
+        let mut padded = [0; size_of::<Head>()];
+        padded[..rest.len()].copy_from_slice(rest);
+        return Head::from_be_bytes(padded);
+    };
+    Head::from_be_bytes(*bytes)
+}
+
+/// How many heads are below `head`. Looks at all of them, which vector instructions do faster than a search.
+#[inline]
+fn below<const N: usize>(heads: &[Head; N], head: Head) -> usize {
+    heads.iter().map(|&other| u32::from(other < head)).sum::<u32>() as usize
+}
+
+/// How many bytes the first and last of the heads in use share.
+fn wasted(heads: &[Head]) -> usize {
+    let (Some(first), Some(last)) = (heads.first(), heads.last()) else { return 0 };
+    (first ^ last).leading_zeros() as usize / 8
+}
+
+/// Where the heads of a node should start, whose keys share `shared` bytes: where no key need be looked at, unless
+/// that spoils half a head.
+fn best_prefix(shared: u16, fenced: u16) -> u16 {
+    if shared < fenced.saturating_add(2) { fenced.min(shared) } else { shared }
+}
+
+/// How `key` compares with all keys that share the first `prefix` bytes of `witness`, the first `known` of which are
+/// known to be those of `key`: equal if it shares them all.
+#[inline]
+fn against(key: &[u8], witness: &[u8], known: u16, prefix: u16) -> Ordering {
+    let (known, prefix) = (usize::from(known), usize::from(prefix));
+    let ours = &key[known.min(key.len())..prefix.min(key.len())];
+    ours.cmp(&witness[known..prefix])
+}
+
+/// What of `key` the heads leave open.
+fn behind(key: &[u8], prefix: u16) -> &[u8] {
+    key.get(usize::from(prefix)..).unwrap_or_default()
+}
+
+/// Lets heads start earlier, at `prefix`. The bytes come from a `witness`, which shares what they skipped so far.
+fn lower(heads: &mut [Head], by: u16, prefix: u16, witness: &[u8]) {
+    let shift = 8 * u32::from(by);
+    let (lead, kept) = (head(witness, usize::from(prefix)), Head::MAX.checked_shr(shift).unwrap_or(0));
+    for head in heads {
+        *head = lead & !kept | head.checked_shr(shift).unwrap_or(0);
+    }
+}
+
+fn insert_at<T: Copy>(slots: &mut [T], len: usize, at: usize, value: T) {
+    slots.copy_within(at..len, at + 1);
+    slots[at] = value;
+}
+
+impl<const L: usize> Leaf<L> {
+    pub(super) fn one(key: &[u8], id: u32) -> Self {
+        let mut leaf = Self { heads: [UNUSED; L], ids: [0; L], len: 1, prefix: short(key.len()), fenced: 0, last: 0 };
+        leaf.heads[0] = head(key, usize::from(leaf.prefix));
+        leaf.ids[0] = id;
+        leaf
+    }
+
+    /// A leaf of these ids, at least one and in order, between separators that share `fenced` bytes.
+    pub(super) fn of(keys: &impl Keys, ids: &[u32], fenced: u16) -> Self {
+        let mut leaf = Self { heads: [UNUSED; L], ids: [0; L], len: ids.len() as u16, prefix: 0, fenced, last: 0 };
+        leaf.ids[..ids.len()].copy_from_slice(ids);
+        leaf.prefix = best_prefix(leaf.shared(keys), fenced);
+        leaf.rehead(keys);
+        leaf
+    }
+
+    pub(super) fn len(&self) -> usize {
+        usize::from(self.len)
+    }
+
+    pub(super) fn ids(&self) -> &[u32] {
+        &self.ids[..self.len()]
+    }
+
+    /// How many keys are before `cut`, which shares `known` bytes of the prefix for sure.
+    #[inline]
+    pub(super) fn rank(&self, keys: &impl Keys, cut: Cut<'_>, known: u16) -> usize {
+        let head = head(cut.key, usize::from(self.prefix));
+        let below = below(&self.heads, head);
+        let ids = self.ids();
+        if self.prefix > known {
+            // Any would do: this one will mostly be looked at next.
+            let Some(&witness) = ids.get(below).or(ids.last()) else { return 0 };
+            match against(cut.key, keys.key(witness), known, self.prefix) {
+                Ordering::Less => return 0,
+                Ordering::Equal => {}
+                Ordering::Greater => return ids.len(),
+            }
+        }
+        let tied = self.heads[below..ids.len()].iter().take_while(|&&other| other == head).count();
+        if tied == 0 {
+            return below;
+        }
+        let rest = behind(cut.key, self.prefix);
+        below
+            + ids[below..][..tied].partition_point(|&id| match behind(keys.key(id), self.prefix).cmp(rest) {
+                Ordering::Less => true,
+                Ordering::Equal => cut.after,
+                Ordering::Greater => false,
+            })
+    }
+
+    #[inline]
+    pub(super) fn insert(&mut self, keys: &impl Keys, key: &[u8], id: u32) -> Result<(), Full> {
+        let at = self.rank(keys, Cut { key, after: false }, self.fenced);
+        let len = self.len();
+        if len == L {
+            return Err(Full { at });
+        }
+        if self.prefix > self.fenced {
+            let witness = keys.key(self.ids[at.min(len - 1)]);
+            self.lower(common(key, witness), witness);
+        }
+        insert_at(&mut self.heads, len, at, head(key, usize::from(self.prefix)));
+        insert_at(&mut self.ids, len, at, id);
+        self.len += 1;
+        self.last = at as u16;
+        Ok(())
+    }
+
+    /// Removes `id`, whose key is `key`.
+    pub(super) fn remove(&mut self, key: &[u8], id: u32) {
+        let below = below(&self.heads, head(key, usize::from(self.prefix)));
+        let len = self.len();
+        let found = self.ids[below..len].iter().position(|&other| other == id);
+        let at = below + found.expect("what is removed is there");
+        self.heads.copy_within(at + 1..len, at);
+        self.ids.copy_within(at + 1..len, at);
+        self.heads[len - 1] = UNUSED;
+        self.len -= 1;
+    }
+
+    fn split_off(&mut self, at: usize) -> Self {
+        let len = self.len();
+        let mut right = Self { heads: [UNUSED; L], ids: [0; L], len: (len - at) as u16, ..*self };
+        right.heads[..len - at].copy_from_slice(&self.heads[at..len]);
+        right.ids[..len - at].copy_from_slice(&self.ids[at..len]);
+        self.heads[at..].fill(UNUSED);
+        self.len = at as u16;
+        right.last = self.last.saturating_sub(self.len);
+        right
+    }
+
+    /// Takes over all that is in the leaf `right` of this one.
+    fn append(&mut self, keys: &impl Keys, right: &Self) {
+        let fenced = self.fenced.min(right.fenced);
+        if self.len == 0 {
+            *self = right.clone();
+        } else if let Some(&last) = right.ids().last() {
+            let (first, last) = (keys.key(self.ids[0]), keys.key(last));
+            let shared = common(first, last).min(usize::from(right.prefix));
+            self.lower(shared, first);
+            let mut right = right.clone();
+            right.lower(usize::from(self.prefix), last);
+            let (from, to) = (self.len(), self.len() + right.len());
+            self.heads[from..to].copy_from_slice(&right.heads[..right.len()]);
+            self.ids[from..to].copy_from_slice(right.ids());
+            self.len = to as u16;
+        }
+        self.fenced = fenced;
+    }
+
+    /// Learns that the separators around share at least `fenced` bytes, at a time when the leaf changed much.
+    fn fence(&mut self, keys: &impl Keys, fenced: u16) {
+        self.fenced = self.fenced.max(fenced);
+        if wasted(&self.heads[..self.len()]) >= 2 {
+            let prefix = best_prefix(self.shared(keys), self.fenced);
+            if prefix > self.prefix {
+                self.prefix = prefix;
+                self.rehead(keys);
+            }
+        }
+    }
+
+    /// How many bytes all keys share.
+    fn shared(&self, keys: &impl Keys) -> u16 {
+        match self.ids() {
+            [] => 0,
+            &[id] => short(keys.key(id).len()),
+            &[first, .., last] => short(common(keys.key(first), keys.key(last))),
+        }
+    }
+
+    fn rehead(&mut self, keys: &impl Keys) {
+        let len = self.len();
+        for &id in self.ids() {
+            keys.prefetch(id);
+        }
+        for (slot, &id) in self.heads[..len].iter_mut().zip(&self.ids) {
+            *slot = head(keys.key(id), usize::from(self.prefix));
+        }
+    }
+
+    /// Shortens the prefix to what is `shared` with some key, if that is less.
+    fn lower(&mut self, shared: usize, witness: &[u8]) {
+        if shared < usize::from(self.prefix) {
+            let prefix = short(shared);
+            let len = self.len();
+            lower(&mut self.heads[..len], self.prefix - prefix, prefix, witness);
+            self.prefix = prefix;
+        }
+    }
+}
+
+impl<const L: usize, const I: usize> Inner<L, I> {
+    pub(super) fn over(child: Child<L, I>) -> Self {
+        let mut children = [const { None }; I];
+        children[0] = Some(child);
+        Self { heads: [UNUSED; I], len: 1, prefix: 0, fenced: 0, last: 0, children, ends: [0; I], bytes: Vec::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        usize::from(self.len)
+    }
+
+    pub(super) fn child(&self, at: usize) -> &Child<L, I> {
+        self.children[at].as_ref().expect("children up to len are there")
+    }
+
+    pub(super) fn child_mut(&mut self, at: usize) -> &mut Child<L, I> {
+        self.children[at].as_mut().expect("children up to len are there")
+    }
+
+    pub(super) fn separators(&self) -> usize {
+        self.len().saturating_sub(1)
+    }
+
+    fn start(&self, at: usize) -> usize {
+        at.checked_sub(1).map_or(0, |before| self.ends[before] as usize)
+    }
+
+    /// The separator between the children `at` and `at + 1`.
+    pub(super) fn separator(&self, at: usize) -> &[u8] {
+        &self.bytes[self.start(at)..self.ends[at] as usize]
+    }
+
+    /// The bytes of memory that belong to the node apart from itself.
+    pub(super) fn spare_bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// The child between whose separators `key` is, which shares `known` bytes of the prefix for sure.
+    #[inline]
+    pub(super) fn rank(&self, key: &[u8], known: u16) -> usize {
+        let head = head(key, usize::from(self.prefix));
+        if self.prefix > known {
+            match against(key, self.separator(0), known, self.prefix) {
+                Ordering::Less => return 0,
+                Ordering::Equal => {}
+                Ordering::Greater => return self.separators(),
+            }
+        }
+        let mut at = below(&self.heads, head);
+        // Separators with equal heads are few: they differ from each other only behind their heads.
+        while at < self.separators() && self.heads[at] == head && self.separator(at) <= key {
+            at += 1;
+        }
+        at
+    }
+
+    pub(super) fn insert<K: Keys>(&mut self, writer: &mut Writer<'_, K>, key: &[u8], id: u32) -> Result<(), Full> {
+        loop {
+            let at = self.rank(key, self.fenced);
+            let Err(full) = self.child_mut(at).insert(writer, key, id) else { return Ok(()) };
+            if self.len() == I {
+                return Err(Full { at: at + 1 });
+            }
+            self.split_child(writer, at, full);
+        }
+    }
+
+    pub(super) fn remove<K: Keys>(&mut self, writer: &mut Writer<'_, K>, key: &[u8], id: u32) {
+        let at = self.rank(key, self.fenced);
+        self.child_mut(at).remove(writer, key, id);
+        self.settle(writer, at);
+    }
+
+    /// Splits a full child in two, to make room.
+    pub(super) fn split_child<K: Keys>(&mut self, writer: &mut Writer<'_, K>, at: usize, full: Full) {
+        let left = at.checked_sub(1).map(|left| self.child(left).len());
+        let right = (at + 1 < self.len()).then(|| self.child(at + 1).len());
+        match self.child_mut(at) {
+            Child::Leaf(node) => {
+                let leaf = node.make_mut(writer.versions);
+                let new = leaf.split_off(split_point(L, full.at, leaf.last, left, right));
+                let last = writer.keys.key(leaf.ids[leaf.len() - 1]);
+                let separator = separator(last, writer.keys.key(new.ids[0]));
+                let new = Child::Leaf(writer.node(new));
+                self.insert_child(writer, at, separator, new);
+            }
+            Child::Inner(node) => {
+                let inner = node.make_mut(writer.versions);
+                let spare = inner.spare_bytes();
+                let (separator, new) = inner.split_off(split_point(I, full.at, inner.last, left, right));
+                writer.allocated = writer.allocated + inner.spare_bytes() + new.spare_bytes() - spare;
+                let new = Child::Inner(writer.node(new));
+                self.insert_child(writer, at, &separator, new);
+            }
+        }
+        self.fence_child(writer, at);
+        self.fence_child(writer, at + 1);
+    }
+
+    /// Joins the child `at` with a neighbour if both are small, as far as a deletion from it made that so.
+    fn settle<K: Keys>(&mut self, writer: &mut Writer<'_, K>, at: usize) {
+        let (len, capacity) = (self.child(at).len(), self.child(at).capacity());
+        if len > quarter(capacity) {
+            return;
+        }
+        for left in [at.checked_sub(1), Some(at)].into_iter().flatten() {
+            if left + 1 < self.len() && (len == 0 || self.both(left) <= half(capacity)) {
+                return self.join(writer, left);
+            }
+        }
+        if len == 0 {
+            // An only child. Without it this node is empty, which the parent settles.
+            let child = self.children[at].take().expect("children up to len are there");
+            self.len = 0;
+            writer.retire(child);
+        }
+    }
+
+    /// How much is in the child `left` and in the next one.
+    pub(super) fn both(&self, left: usize) -> usize {
+        self.child(left).len() + self.child(left + 1).len()
+    }
+
+    /// Moves all that is in the child behind `at` over to that.
+    fn join<K: Keys>(&mut self, writer: &mut Writer<'_, K>, at: usize) {
+        let (separator, right) = self.remove_child(at);
+        match (self.child_mut(at), &right) {
+            (Child::Leaf(left), Child::Leaf(right)) => left.make_mut(writer.versions).append(writer.keys, right.get()),
+            (Child::Inner(left), Child::Inner(right)) => {
+                let left = left.make_mut(writer.versions);
+                let right = right.get();
+                let (seam, spare) = (left.len(), left.spare_bytes());
+                left.append(&separator, right);
+                writer.allocated = writer.allocated + left.spare_bytes() - spare;
+                // The separator is only kept between children on both sides of it.
+                if seam == 0 {
+                    left.widen(writer, |_| 0);
+                } else if right.len == 0 {
+                    left.widen(writer, Self::separators);
+                }
+                // The children on both sides of the seam are neighbours now, and may be small.
+                if (1..left.len()).contains(&seam) && left.both(seam - 1) <= half(left.child(seam).capacity()) {
+                    left.join(writer, seam - 1);
+                }
+            }
+            _ => unreachable!("children are all leaves or all inner nodes"),
+        }
+        writer.retire(right);
+        self.fence_child(writer, at);
+    }
+
+    /// Tells what is at one edge of this node that the separator there is a different one, further out.
+    fn widen<K: Keys>(&mut self, writer: &Writer<'_, K>, edge: fn(&Self) -> usize) {
+        let fenced = self.fenced;
+        match self.child_mut(edge(self)) {
+            Child::Leaf(node) => {
+                let leaf = node.make_mut(writer.versions);
+                leaf.fenced = leaf.fenced.min(fenced);
+            }
+            Child::Inner(node) => {
+                let inner = node.make_mut(writer.versions);
+                inner.set_fenced(inner.fenced.min(fenced));
+                inner.widen(writer, edge);
+            }
+        }
+    }
+
+    /// Tells a child how much the separators left and right of it share.
+    fn fence_child<K: Keys>(&mut self, writer: &Writer<'_, K>, at: usize) {
+        let fenced = if (1..self.separators()).contains(&at) {
+            short(common(self.separator(at - 1), self.separator(at)))
+        } else {
+            // One of them is further up. Both are between, or are, those left and right of this node.
+            self.fenced
+        };
+        match self.child_mut(at) {
+            Child::Leaf(node) => node.make_mut(writer.versions).fence(writer.keys, fenced),
+            Child::Inner(node) => {
+                let inner = node.make_mut(writer.versions);
+                inner.fenced = inner.fenced.max(fenced);
+                inner.rehead();
+            }
+        }
+    }
+
+    pub(super) fn set_fenced(&mut self, fenced: u16) {
+        self.fenced = fenced;
+        self.rehead();
+    }
+
+    /// Inserts a child behind the one `at`, and the separator between them.
+    fn insert_child<K>(&mut self, writer: &mut Writer<'_, K>, at: usize, separator: &[u8], child: Child<L, I>) {
+        let spare = self.spare_bytes();
+        let start = self.start(at);
+        self.bytes.extend_from_slice(separator);
+        self.bytes[start..].rotate_right(separator.len());
+        let separators = self.separators();
+        insert_at(&mut self.ends, separators, at, start as u32);
+        for end in &mut self.ends[at..=separators] {
+            *end += separator.len() as u32;
+        }
+        self.children[at + 1..=separators + 1].rotate_right(1);
+        self.children[at + 1] = Some(child);
+        self.len += 1;
+        self.last = at as u16 + 1;
+        writer.allocated = writer.allocated + self.spare_bytes() - spare;
+        self.rehead();
+    }
+
+    /// Adds a child behind all others. [`set_fenced`](Self::set_fenced) must follow.
+    pub(super) fn push(&mut self, separator: &[u8], child: Child<L, I>) {
+        self.bytes.extend_from_slice(separator);
+        self.ends[self.len() - 1] = self.bytes.len() as u32;
+        self.children[self.len()] = Some(child);
+        self.len += 1;
+    }
+
+    /// Removes the child behind the one `at`, and the separator between them.
+    fn remove_child(&mut self, at: usize) -> (Vec<u8>, Child<L, I>) {
+        let (start, end) = (self.start(at), self.ends[at] as usize);
+        let separator = self.bytes.drain(start..end).collect();
+        let separators = self.separators();
+        self.ends[at..separators].rotate_left(1);
+        for later in &mut self.ends[at..separators - 1] {
+            *later -= (end - start) as u32;
+        }
+        let child = self.children[at + 1].take().expect("children up to len are there");
+        self.children[at + 1..=separators].rotate_left(1);
+        self.len -= 1;
+        self.rehead();
+        (separator, child)
+    }
+
+    /// Splits into children before `at` and from there on, and the separator between them.
+    fn split_off(&mut self, at: usize) -> (Vec<u8>, Self) {
+        let len = self.len();
+        let (start, end) = (self.start(at - 1), self.ends[at - 1] as usize);
+        let bytes = self.bytes.split_off(end);
+        let separator = self.bytes.split_off(start);
+        let mut right = Self { children: [const { None }; I], bytes, len: (len - at) as u16, ..*self };
+        right.children[..len - at].swap_with_slice(&mut self.children[at..len]);
+        right.ends.copy_within(at..len - 1, 0);
+        for later in &mut right.ends[..len - at - 1] {
+            *later -= end as u32;
+        }
+        self.len = at as u16;
+        right.last = self.last.saturating_sub(self.len);
+        self.rehead();
+        right.rehead();
+        (separator, right)
+    }
+
+    /// Takes over all that is in the node `right` of this one, behind `separator`.
+    fn append(&mut self, separator: &[u8], right: &Self) {
+        if self.len > 0 && right.len > 0 {
+            self.bytes.extend_from_slice(separator);
+            self.ends[self.len() - 1] = self.bytes.len() as u32;
+        }
+        let offset = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(&right.bytes);
+        let len = self.len();
+        for (to, from) in self.ends[len..].iter_mut().zip(&right.ends[..right.separators()]) {
+            *to = offset + from;
+        }
+        for (to, from) in self.children[len..].iter_mut().zip(right.children.iter().flatten()) {
+            *to = Some(from.alias());
+        }
+        self.len += right.len;
+        self.fenced = self.fenced.min(right.fenced);
+        self.rehead();
+    }
+
+    /// Makes the heads anew, behind the best prefix.
+    fn rehead(&mut self) {
+        let count = self.separators();
+        let shared = match count {
+            0 => 0,
+            1 => short(self.separator(0).len()),
+            _ => short(common(self.separator(0), self.separator(count - 1))),
+        };
+        self.prefix = best_prefix(shared, self.fenced);
+        let mut start = 0;
+        for (slot, &end) in self.heads[..count].iter_mut().zip(&self.ends) {
+            *slot = head(&self.bytes[start..end as usize], usize::from(self.prefix));
+            start = end as usize;
+        }
+        self.heads[count..].fill(UNUSED);
+    }
+}
+
+impl<const L: usize, const I: usize> Clone for Inner<L, I> {
+    fn clone(&self) -> Self {
+        // As much room as before, so that what the tree counts as allocated stays true.
+        let mut bytes = Vec::with_capacity(self.bytes.capacity());
+        bytes.extend_from_slice(&self.bytes);
+        let children = std::array::from_fn(|at| self.children[at].as_ref().map(Child::alias));
+        Self { children, bytes, ..*self }
+    }
+}
+
+impl<const L: usize, const I: usize> Child<L, I> {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Leaf(node) => node.get().len(),
+            Self::Inner(node) => node.get().len(),
+        }
+    }
+
+    fn capacity(&self) -> usize {
+        match self {
+            Self::Leaf(_) => L,
+            Self::Inner(_) => I,
+        }
+    }
+
+    pub(super) fn alias(&self) -> Self {
+        match self {
+            Self::Leaf(node) => Self::Leaf(node.alias()),
+            Self::Inner(node) => Self::Inner(node.alias()),
+        }
+    }
+
+    pub(super) fn insert<K: Keys>(&mut self, writer: &mut Writer<'_, K>, key: &[u8], id: u32) -> Result<(), Full> {
+        match self {
+            Self::Leaf(node) => {
+                // Else the ids are only fetched when the heads have told the place.
+                node.prefetch();
+                node.make_mut(writer.versions).insert(writer.keys, key, id)
+            }
+            Self::Inner(node) => node.make_mut(writer.versions).insert(writer, key, id),
+        }
+    }
+
+    pub(super) fn remove<K: Keys>(&mut self, writer: &mut Writer<'_, K>, key: &[u8], id: u32) {
+        match self {
+            Self::Leaf(node) => {
+                node.prefetch();
+                node.make_mut(writer.versions).remove(key, id);
+            }
+            Self::Inner(node) => node.make_mut(writer.versions).remove(writer, key, id),
+        }
+    }
+}

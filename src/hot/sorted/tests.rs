@@ -1,0 +1,481 @@
+//! Tests of the sorted index against a `BTreeMap`.
+
+use std::collections::BTreeMap;
+use std::ops::Bound::{self, Excluded, Included, Unbounded};
+use std::sync::Arc;
+use std::thread;
+
+use proptest::prelude::*;
+
+use super::node::head;
+use super::*;
+use crate::hot::versions::Claim;
+
+/// All keys of a test, in order. An entry's id is its key's place.
+impl Keys for Vec<Vec<u8>> {
+    fn key(&self, id: u32) -> &[u8] {
+        &self[id as usize]
+    }
+}
+
+type Model = BTreeMap<Vec<u8>, u32>;
+
+struct Snapshot<const L: usize, const I: usize> {
+    view: SortedView<L, I>,
+    model: Model,
+    claim: Claim,
+}
+
+/// An index and what it should be like.
+struct Pair<const L: usize, const I: usize> {
+    keys: Arc<Vec<Vec<u8>>>,
+    versions: Versions,
+    index: SortedIndex<L, I>,
+    model: Model,
+    snapshots: Vec<Snapshot<L, I>>,
+}
+
+fn borrow(range: &(Bound<Vec<u8>>, Bound<Vec<u8>>)) -> (Bound<&[u8]>, Bound<&[u8]>) {
+    (range.0.as_ref().map(|key| &key[..]), range.1.as_ref().map(|key| &key[..]))
+}
+
+/// `BTreeMap::range`, which panics on some empty ranges.
+fn range_of(model: &Model, range: (Bound<&[u8]>, Bound<&[u8]>)) -> Vec<u32> {
+    let after_start = |key: &[u8]| match range.0 {
+        Included(start) => start <= key,
+        Excluded(start) => start < key,
+        Unbounded => true,
+    };
+    let before_end = |key: &[u8]| match range.1 {
+        Included(end) => key <= end,
+        Excluded(end) => key < end,
+        Unbounded => true,
+    };
+    model.iter().filter(|(key, _)| after_start(key) && before_end(key)).map(|(_, &id)| id).collect()
+}
+
+fn all_bounds<'a>(a: &'a [u8], b: &'a [u8]) -> impl Iterator<Item = (Bound<&'a [u8]>, Bound<&'a [u8]>)> {
+    let starts = [Included(a), Excluded(a), Unbounded];
+    starts.into_iter().flat_map(move |start| [Included(b), Excluded(b), Unbounded].map(|end| (start, end)))
+}
+
+impl<const L: usize, const I: usize> Pair<L, I> {
+    fn new(mut keys: Vec<Vec<u8>>) -> Self {
+        keys.sort();
+        keys.dedup();
+        Self {
+            keys: Arc::new(keys),
+            versions: Versions::new(),
+            index: SortedIndex::new(),
+            model: Model::new(),
+            snapshots: Vec::new(),
+        }
+    }
+
+    fn insert(&mut self, at: usize) {
+        let id = (at % self.keys.len()) as u32;
+        let key = &self.keys[id as usize];
+        if self.model.insert(key.clone(), id).is_none() {
+            self.index.insert(&self.versions, &*self.keys, key, id);
+        }
+    }
+
+    fn remove(&mut self, at: usize) {
+        let id = (at % self.keys.len()) as u32;
+        let key = &self.keys[id as usize];
+        if self.model.remove(key).is_some() {
+            self.index.remove(&self.versions, &*self.keys, key, id);
+        }
+    }
+
+    fn freeze(&mut self) {
+        let (view, claim) = (self.index.freeze(), self.versions.freeze());
+        self.snapshots.push(Snapshot { view, model: self.model.clone(), claim });
+    }
+
+    fn clear(&mut self) {
+        self.index.clear(&self.versions);
+        self.model.clear();
+    }
+
+    fn rebuild(&mut self) {
+        self.index.clear(&self.versions);
+        self.index =
+            SortedIndex::bulk(&self.versions, &*self.keys, Vec::from_iter(self.model.values().copied()).into_iter());
+    }
+
+    fn check(&self) {
+        self.index.validate(&*self.keys);
+        assert_eq!(self.index.len(), self.model.len());
+        assert!(self.index.range(&*self.keys, (Unbounded, Unbounded)).eq(self.model.values().copied()));
+    }
+
+    fn check_range(&self, range: (Bound<&[u8]>, Bound<&[u8]>)) {
+        let expected = range_of(&self.model, range);
+        let found: Vec<_> = self.index.range(&*self.keys, range).collect();
+        assert_eq!(found, expected, "{range:?}");
+        let mut runs = Vec::new();
+        let mut ids = self.index.range(&*self.keys, range);
+        while let Some(run) = ids.next_run() {
+            assert!(!run.is_empty());
+            runs.extend_from_slice(run);
+        }
+        assert_eq!(runs, expected, "{range:?}");
+        assert_eq!(ids.next(), None);
+    }
+
+    fn check_snapshots(&self) {
+        for snapshot in &self.snapshots {
+            snapshot.check(&self.keys);
+        }
+    }
+
+    fn end(mut self) {
+        self.index.clear(&self.versions);
+        assert_eq!(self.index.allocated_bytes(), 0);
+        self.index.validate(&*self.keys);
+        drop((self.index, self.versions));
+        for snapshot in self.snapshots {
+            snapshot.check(&self.keys);
+        }
+    }
+}
+
+impl<const L: usize, const I: usize> Snapshot<L, I> {
+    fn check(&self, keys: &Vec<Vec<u8>>) {
+        assert_eq!(self.view.len(), self.model.len());
+        assert!(self.view.range(keys, (Unbounded, Unbounded)).eq(self.model.values().copied()));
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Insert(usize),
+    Remove(usize),
+    InsertRun { from: usize, len: usize, step: usize, descending: bool },
+    RemoveRun { from: usize, len: usize, step: usize, descending: bool },
+    Range(Bound<Vec<u8>>, Bound<Vec<u8>>),
+    Freeze,
+    Thaw(usize),
+    Rebuild,
+    Clear,
+}
+
+fn key() -> impl Strategy<Value = Vec<u8>> {
+    let tail = || prop::collection::vec(prop_oneof![Just(0), Just(1), Just(0xFF), any::<u8>()], 0..6);
+    prop_oneof![
+        1 => Just(Vec::new()),
+        2 => (0..12usize).prop_map(|len| vec![0; len]),
+        2 => (0..12usize).prop_map(|len| vec![0xFF; len]),
+        6 => tail(),
+        6 => (0..3u8, tail()).prop_map(|(group, tail)| [&[group; 120][..], &tail].concat()),
+        3 => (0..140usize, tail()).prop_map(|(len, tail)| [&vec![1; len][..], &tail].concat()),
+        6 => any::<[u8; 12]>().prop_map(Vec::from),
+        6 => (0..40u64).prop_map(|number| number.to_be_bytes().to_vec()),
+    ]
+}
+
+fn bound() -> impl Strategy<Value = Bound<Vec<u8>>> {
+    prop_oneof![1 => Just(Unbounded), 3 => key().prop_map(Included), 3 => key().prop_map(Excluded)]
+}
+
+fn op(longest: usize) -> impl Strategy<Value = Op> {
+    let run = move || (any::<usize>(), 0..longest, 1..4usize, any::<bool>());
+    prop_oneof![
+        12 => any::<usize>().prop_map(Op::Insert),
+        8 => any::<usize>().prop_map(Op::Remove),
+        4 => run().prop_map(|(from, len, step, descending)| Op::InsertRun { from, len, step, descending }),
+        3 => run().prop_map(|(from, len, step, descending)| Op::RemoveRun { from, len, step, descending }),
+        6 => (bound(), bound()).prop_map(|(start, end)| Op::Range(start, end)),
+        2 => Just(Op::Freeze),
+        2 => any::<usize>().prop_map(Op::Thaw),
+        1 => Just(Op::Rebuild),
+        1 => prop::bool::weighted(0.2).prop_map(|clear| if clear { Op::Clear } else { Op::Rebuild }),
+    ]
+}
+
+fn run<const L: usize, const I: usize>(keys: Vec<Vec<u8>>, ops: Vec<Op>) {
+    let mut pair = Pair::<L, I>::new(keys);
+    let count = pair.keys.len();
+    let places = |from: usize, len: usize, step: usize, descending: bool| {
+        let places = (0..len).map(move |at| from % count + at * step).filter(move |&at| at < count);
+        let mut places: Vec<_> = places.collect();
+        if descending {
+            places.reverse();
+        }
+        places
+    };
+    for op in ops {
+        match op {
+            Op::Insert(at) => pair.insert(at),
+            Op::Remove(at) => pair.remove(at),
+            Op::InsertRun { from, len, step, descending } => {
+                for at in places(from, len, step, descending) {
+                    pair.insert(at);
+                    pair.index.validate(&*pair.keys);
+                }
+            }
+            Op::RemoveRun { from, len, step, descending } => {
+                for at in places(from, len, step, descending) {
+                    pair.remove(at);
+                    pair.index.validate(&*pair.keys);
+                }
+            }
+            Op::Range(start, end) => pair.check_range(borrow(&(start, end))),
+            Op::Freeze => pair.freeze(),
+            Op::Thaw(at) if !pair.snapshots.is_empty() => {
+                let at = at % pair.snapshots.len();
+                pair.snapshots.swap_remove(at);
+            }
+            Op::Thaw(_) => {}
+            Op::Rebuild => pair.rebuild(),
+            Op::Clear => pair.clear(),
+        }
+        pair.check();
+        pair.check_snapshots();
+    }
+    pair.end();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 200 }, ..ProptestConfig::default() })]
+
+    #[test]
+    fn tiny_nodes_do_as_a_btreemap(keys in prop::collection::vec(key(), 1..80), ops in prop::collection::vec(op(40), 1..60)) {
+        run::<3, 3>(keys.clone(), ops.clone());
+        run::<4, 3>(keys.clone(), ops.clone());
+        run::<5, 8>(keys, ops);
+    }
+
+    #[test]
+    fn real_nodes_do_as_a_btreemap(keys in prop::collection::vec(key(), 300..600), ops in prop::collection::vec(op(300), 1..30)) {
+        run::<64, 64>(keys.clone(), ops.clone());
+        run::<16, 16>(keys, ops);
+    }
+
+    #[test]
+    fn all_bounds_between_all_keys(keys in prop::collection::vec(key(), 1..30), a in key(), b in key()) {
+        let mut pair = Pair::<3, 4>::new(keys);
+        for at in 0..pair.keys.len() {
+            pair.insert(at);
+        }
+        let keys = Arc::clone(&pair.keys);
+        for start in keys.iter().chain([&a, &b]) {
+            for end in keys.iter().chain([&a, &b]) {
+                all_bounds(start, end).for_each(|range| pair.check_range(range));
+            }
+        }
+        pair.end();
+    }
+}
+
+/// Numbers below `count`, each once, in an order that looks like chance.
+fn shuffled(count: usize) -> impl Iterator<Item = usize> {
+    assert!(count % 7919 != 0);
+    (0..count).map(move |at| (at * 7919 + 13) % count)
+}
+
+fn numbers(count: u64) -> Vec<Vec<u8>> {
+    (0..count).map(|number| number.to_be_bytes().to_vec()).collect()
+}
+
+#[test]
+fn heads_and_separators_at_their_edges() {
+    assert_eq!(head(b"", 0), 0);
+    assert_eq!(head(b"abc", 3), 0);
+    assert_eq!(head(b"abc", 9), 0);
+    assert_eq!(head(b"abc", 1), u32::from_be_bytes(*b"bc\0\0"));
+    assert_eq!(head(b"abcdef", 1), u32::from_be_bytes(*b"bcde"));
+    assert_eq!(separator(b"", b"\0"), b"\0");
+    assert_eq!(separator(b"ab", b"abc"), b"abc");
+    assert_eq!(separator(b"abcd", b"abdd"), b"abd");
+    for len in 0..20 {
+        let (a, b) = (vec![7; len], [vec![7; len], vec![8; 3]].concat());
+        assert_eq!((common(&a, &b), common(&b, &a), common(&b, &b)), (len, len, len + 3));
+    }
+}
+
+/// The greatest head is that of unused slots, too.
+#[test]
+fn keys_whose_heads_are_like_those_of_unused_slots() {
+    let keys: Vec<_> = (0..12).map(|len| vec![0xFF; len]).collect();
+    let mut pair = Pair::<64, 64>::new(keys);
+    for at in shuffled(12) {
+        pair.insert(at);
+        pair.check();
+    }
+    let keys = Arc::clone(&pair.keys);
+    for (start, end) in keys.iter().flat_map(|start| keys.iter().map(move |end| (start, end))) {
+        all_bounds(start, end).for_each(|range| pair.check_range(range));
+    }
+    for at in shuffled(12) {
+        pair.remove(at);
+        pair.check();
+    }
+    pair.end();
+}
+
+#[test]
+fn the_longest_keys() {
+    let long = |last: u8| [vec![b'k'; 65_534], vec![last]].concat();
+    let mut pair = Pair::<4, 4>::new((0..60).map(long).chain([vec![b'k'; 65_535], vec![b'j'], vec![b'l']]).collect());
+    for at in shuffled(pair.keys.len()) {
+        pair.insert(at);
+        pair.check();
+    }
+    let keys = Arc::clone(&pair.keys);
+    pair.check_range((Excluded(&keys[7]), Included(&keys[40])));
+    pair.rebuild();
+    pair.check();
+    for at in shuffled(pair.keys.len()) {
+        pair.remove(at);
+        pair.check();
+    }
+    pair.end();
+}
+
+/// Bytes that `count` entries take if they are inserted in this order.
+fn bytes_per_entry(count: u64, order: impl Iterator<Item = usize>) -> f64 {
+    let mut pair = Pair::<64, 64>::new(numbers(count));
+    order.for_each(|at| pair.insert(at));
+    pair.check();
+    let bytes = pair.index.allocated_bytes() as f64 / pair.index.len() as f64;
+    pair.end();
+    bytes
+}
+
+#[test]
+fn leaves_are_well_filled_in_every_order() {
+    // 8 bytes of ids and heads an entry, 9 at nine tenths; an inner node takes some 30 bytes a child.
+    let count = 20_000;
+    let many = count as usize;
+    assert!(bytes_per_entry(count, 0..many) < 10.0);
+    assert!(bytes_per_entry(count, (0..many).rev()) < 10.0);
+    assert!(bytes_per_entry(count, shuffled(many)) < 17.0);
+    // Ten runs at once, each ascending or descending in the middle of the tree.
+    let runs = move |at: usize| at % 10 * (many / 10) + at / 10;
+    assert!(bytes_per_entry(count, (0..many).map(runs)) < 11.0);
+    assert!(bytes_per_entry(count, (0..many).rev().map(runs)) < 11.0);
+}
+
+#[test]
+fn deletions_give_memory_back() {
+    let count = 20_000;
+    let mut pair = Pair::<64, 64>::new(numbers(count as u64));
+    let mut most = Vec::new();
+    for round in 0..6 {
+        for at in shuffled(count) {
+            pair.insert(at);
+        }
+        pair.check();
+        most.push(pair.index.allocated_bytes());
+        // A few stay everywhere.
+        for at in shuffled(count).filter(|at| at % 97 != round) {
+            pair.remove(at);
+        }
+        pair.check();
+        // Invariant 4: an eighth full at worst, that is 66 bytes an entry and some for the inner nodes.
+        assert!(pair.index.allocated_bytes() < 80 * pair.index.len(), "round {round}");
+    }
+    assert!(most.iter().all(|&bytes| bytes <= most[0] * 5 / 4), "{most:?}");
+    // A window that moves on.
+    for at in 0..count {
+        pair.insert(at);
+        if let Some(old) = at.checked_sub(1000) {
+            pair.remove(old);
+        }
+        // Leaves at both ends, and the entries left above.
+        assert!(pair.index.allocated_bytes() < 80 * (pair.index.len() + 64));
+    }
+    pair.check();
+    pair.end();
+}
+
+/// Writes on while other threads read what was there.
+fn shared_with_threads(count: usize, rounds: usize) {
+    let mut pair = Pair::<4, 4>::new(numbers(count as u64));
+    let mut readers = Vec::new();
+    for round in 0..rounds {
+        for at in shuffled(count).skip(round % 3).step_by(2) {
+            pair.insert(at);
+        }
+        pair.freeze();
+        let (snapshot, keys) = (pair.snapshots.pop().unwrap(), Arc::clone(&pair.keys));
+        readers.push(thread::spawn(move || {
+            snapshot.check(&keys);
+            drop(snapshot.claim);
+        }));
+        for at in shuffled(count).skip(round % 2).step_by(3) {
+            pair.remove(at);
+        }
+        pair.index.validate(&*pair.keys);
+    }
+    pair.end();
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+}
+
+#[test]
+fn snapshots_are_read_on_other_threads() {
+    shared_with_threads(if cfg!(miri) { 10 } else { 500 }, if cfg!(miri) { 2 } else { 50 });
+}
+
+#[test]
+fn miri_snapshots_are_read_on_other_threads() {
+    shared_with_threads(24, 3);
+}
+
+#[test]
+fn miri_a_tree_grows_is_shared_and_shrinks() {
+    let mut pair = Pair::<3, 3>::new(numbers(30));
+    for at in shuffled(30) {
+        pair.insert(at);
+        if at % 8 == 0 {
+            pair.freeze();
+        }
+    }
+    pair.check();
+    for at in shuffled(30).take(20) {
+        pair.remove(at);
+        if at % 8 == 1 {
+            pair.freeze();
+            pair.snapshots.swap_remove(0);
+        }
+    }
+    pair.check();
+    pair.check_range((Excluded(&[0; 8]), Included(&20u64.to_be_bytes())));
+    pair.rebuild();
+    pair.check();
+    pair.check_snapshots();
+    pair.end();
+}
+
+#[test]
+fn a_snapshot_outlives_everything() {
+    let mut pair = Pair::<4, 4>::new(numbers(200));
+    (0..200).for_each(|at| pair.insert(at));
+    pair.freeze();
+    (0..200).for_each(|at| pair.remove(at));
+    assert_eq!(pair.index.allocated_bytes(), 0);
+    pair.check();
+    pair.check_snapshots();
+    // Ends the index, then the versions, then looks at the snapshot.
+    pair.end();
+}
+
+#[test]
+fn an_empty_index() {
+    let mut pair = Pair::<64, 64>::new(numbers(1));
+    pair.check();
+    pair.check_range((Unbounded, Unbounded));
+    pair.check_range((Included(b""), Excluded(b"")));
+    pair.rebuild();
+    pair.freeze();
+    pair.insert(0);
+    pair.check();
+    pair.remove(0);
+    pair.check();
+    pair.clear();
+    pair.clear();
+    pair.check_snapshots();
+    pair.end();
+}

@@ -1,0 +1,239 @@
+//! The whole store with tiny parts, validated after every call.
+
+use std::collections::BTreeMap;
+use std::thread;
+
+use proptest::prelude::*;
+
+use super::*;
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn assert_same(snapshot: &StateSnapshot, model: &Model) {
+    assert!(snapshot.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).eq(model.clone()));
+    assert_eq!(snapshot.len(), model.len());
+    for (key, value) in model {
+        assert_eq!(snapshot.get(key).as_deref(), Some(&value[..]));
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Put(u16, usize, u8),
+    PutBytes(u16, usize, u8),
+    Delete(u16),
+    Modify(u16, u8),
+    DeleteRange(u16, u16),
+    Snapshot,
+    DropSnapshot(usize),
+    Restore(usize),
+    Clear,
+}
+
+/// Keys of several lengths, some with a long common prefix.
+fn key(i: u16) -> Vec<u8> {
+    match i % 4 {
+        0 => i.to_be_bytes().to_vec(),
+        1 => format!("a/rather/long/common/prefix/{i}").into_bytes(),
+        2 => vec![0xFF; usize::from(i / 4)],
+        _ => vec![i as u8],
+    }
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    let value_len = || prop_oneof![6 => 0_usize..20, 2 => 100_usize..140, 1 => 510_usize..516];
+    let any_key = || 0_u16..120;
+    prop_oneof![
+        12 => (any_key(), value_len(), any::<u8>()).prop_map(|(key, len, byte)| Op::Put(key, len, byte)),
+        2 => (any_key(), value_len(), any::<u8>()).prop_map(|(key, len, byte)| Op::PutBytes(key, len, byte)),
+        8 => any_key().prop_map(Op::Delete),
+        4 => (any_key(), any::<u8>()).prop_map(|(key, by)| Op::Modify(key, by)),
+        1 => (any_key(), any_key()).prop_map(|(start, end)| Op::DeleteRange(start, end)),
+        2 => Just(Op::Snapshot),
+        2 => any::<usize>().prop_map(Op::DropSnapshot),
+        1 => any::<usize>().prop_map(Op::Restore),
+        1 => Just(Op::Clear),
+    ]
+}
+
+fn run(ops: Vec<Op>) {
+    let (mut store, mut model) = (HotStore::new(), Model::new());
+    let mut held: Vec<(StateSnapshot, Model)> = Vec::new();
+    for op in ops {
+        match op {
+            Op::Put(i, len, byte) => {
+                store.put(&key(i), &vec![byte; len]).unwrap();
+                model.insert(key(i), vec![byte; len]);
+            }
+            Op::PutBytes(i, len, byte) => {
+                store.put_bytes(&key(i), vec![byte; len].into()).unwrap();
+                model.insert(key(i), vec![byte; len]);
+            }
+            Op::Delete(i) => {
+                store.delete(&key(i)).unwrap();
+                model.remove(&key(i));
+            }
+            Op::Modify(i, by) => {
+                let change = |value: &mut [u8]| value.iter_mut().for_each(|byte| *byte ^= by);
+                let found = store.modify(&key(i), &mut { change }).unwrap();
+                assert_eq!(found, model.get_mut(&key(i)).map(|value| change(value)).is_some());
+            }
+            Op::DeleteRange(start, end) => {
+                let (start, end, before) = (key(start), key(end), model.len());
+                model.retain(|key, _| *key < start || *key >= end);
+                assert_eq!(store.delete_range(&start..&end).unwrap(), before - model.len());
+            }
+            Op::Snapshot => held.push((store.snapshot(), model.clone())),
+            Op::DropSnapshot(which) if !held.is_empty() => {
+                let which = which % held.len();
+                held.swap_remove(which);
+            }
+            Op::Restore(which) if !held.is_empty() => {
+                let (snapshot, then) = &held[which % held.len()];
+                store.restore(snapshot.clone());
+                model.clone_from(then);
+            }
+            Op::DropSnapshot(_) | Op::Restore(_) => {}
+            Op::Clear => {
+                store.clear();
+                model.clear();
+            }
+        }
+        store.validate();
+        held.iter().for_each(|(snapshot, then)| assert_same(snapshot, then));
+    }
+    assert_same(&store.snapshot(), &model);
+    drop(store);
+    held.iter().for_each(|(snapshot, then)| assert_same(snapshot, then));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    #[cfg_attr(miri, ignore)]
+    fn agrees_with_a_map(ops in proptest::collection::vec(any_op(), 1..150)) {
+        run(ops);
+    }
+}
+
+#[test]
+#[cfg(feature = "conformance")]
+#[cfg_attr(miri, ignore)]
+fn conforms_with_tiny_parts() {
+    crate::conformance::check(HotStore::new);
+}
+
+/// Small enough for Miri.
+#[test]
+fn a_chosen_sequence() {
+    let mut ops = Vec::new();
+    for i in 0..if cfg!(miri) { 13 } else { 30_u16 } {
+        ops.push(Op::Put(i * 7 % 60, usize::from(i) * 37 % 520, i as u8));
+        match i % 6 {
+            1 => ops.push(Op::Delete(i * 5 % 60)),
+            2 => ops.push(Op::Modify(i * 7 % 60, 1)),
+            3 => ops.push(Op::Snapshot),
+            4 => ops.push(Op::PutBytes(i, 600, 2)),
+            _ => {}
+        }
+    }
+    ops.extend([
+        Op::DropSnapshot(1),
+        Op::DeleteRange(3, 40),
+        Op::Restore(0),
+        Op::Put(1, 5, 5),
+        Op::Clear,
+        Op::Put(2, 2, 2),
+    ]);
+    run(ops);
+}
+
+#[test]
+fn snapshots_are_read_and_dropped_elsewhere_while_the_writer_goes_on() {
+    let mut store = HotStore::new();
+    let entries = if cfg!(miri) { 12 } else { 2000_u16 };
+    for i in 0..entries {
+        store.put(&i.to_be_bytes(), &[0; 8]).unwrap();
+    }
+    let rounds = if cfg!(miri) { 2 } else { 50 };
+    thread::scope(|scope| {
+        for round in 0..rounds {
+            let snapshot = store.snapshot();
+            scope.spawn(move || {
+                assert_eq!(snapshot.len(), usize::from(entries));
+                assert!(snapshot.iter().all(|(_, value)| value[..] == [round; 8]));
+            });
+            for i in 0..entries {
+                store.modify(&i.to_be_bytes(), &mut |value| value.fill(round + 1)).unwrap();
+            }
+        }
+    });
+    assert_eq!((store.stats().snapshots, store.stats().pinned_bytes), (0, 0));
+    store.validate();
+}
+
+#[test]
+fn memory_is_bounded_under_churn() {
+    let mut store = HotStore::builder().chunk_bytes(256, 4096).build();
+    let mut most = 0;
+    for round in 0..200_000_u32 {
+        let i = round.wrapping_mul(2_654_435_761) >> 21;
+        if i % 7 == 0 {
+            store.delete(&i.to_be_bytes()).unwrap();
+        } else {
+            store.put(&i.to_be_bytes(), &vec![1; (round % 60) as usize]).unwrap();
+        }
+        if round > 10_000 {
+            let stats = store.stats();
+            assert!(stats.dead_bytes <= stats.live_bytes * 2 / 3 + 16 * 4096, "{stats:?}");
+            assert!(stats.chunk_bytes <= stats.live_bytes * 2 + 16 * 4096, "{stats:?}");
+            most = most.max(stats.dead_bytes);
+        }
+    }
+    assert!(most > 0);
+    store.validate();
+}
+
+#[test]
+fn a_budget_refuses_growth_and_nothing_else() {
+    let mut store = HotStore::builder().chunk_bytes(256, 1024).memory_budget(20_000).build();
+    let mut count = 0_u32;
+    let error = loop {
+        match store.put(&count.to_be_bytes(), &[7; 40]) {
+            Ok(()) => count += 1,
+            Err(error) => break error,
+        }
+    };
+    let StateError::OverBudget { budget, used, asked } = error else { panic!("{error}") };
+    // The indexes grow in steps, which may take them beyond.
+    assert!(budget == 20_000 && used <= budget + 1000 && used + asked > budget, "{error}");
+    assert!(count > 100, "{count}");
+    store.validate();
+    let snapshot = store.snapshot();
+    assert!(store.put(b"another", &[0; 2000]).is_err());
+    assert!(store.put_bytes(b"another", vec![0; 20_000].into()).is_err());
+    assert!(store.get_or_insert(b"another", &[0; 2000]).is_err());
+    assert_eq!(store.snapshot(), snapshot);
+    drop(snapshot);
+
+    for i in 0..count {
+        store.put(&i.to_be_bytes(), &[8; 39]).unwrap();
+    }
+    for i in 0..count {
+        store.delete(&i.to_be_bytes()).unwrap();
+    }
+    store.validate();
+    store.put(b"another", &[0; 200]).unwrap();
+    let full = StateSnapshot::from_iter((0..1000_u32).map(|i| (i.to_be_bytes().to_vec(), vec![1; 40])));
+    store.restore(full.clone());
+    assert_eq!(store.snapshot(), full);
+    assert!(matches!(store.put(b"one more", b""), Err(StateError::OverBudget { .. })));
+    store.validate();
+}
+
+#[test]
+fn an_empty_store_takes_next_to_nothing() {
+    let store = HotStore::new();
+    assert_eq!(store.stats().total_bytes(), 0);
+}

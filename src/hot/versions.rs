@@ -1,0 +1,447 @@
+//! Versions: which snapshots are alive, what they may see, and what waits for them to go.
+//!
+//! # Design
+//!
+//! Time is counted in *epochs*: the number of snapshots taken so far, plus one. Whatever the writer makes is stamped with
+//! the epoch it is made in. A snapshot taken at the end of epoch `e` sees what was made in epochs up to `e`; the writer
+//! goes on in epoch `e + 1`. So one comparison with the newest live snapshot's epoch tells whether a thing may be changed
+//! where it lies.
+//!
+//! ```text
+//!   epoch   1         2         3   (now)
+//!   ────────┬─────────┬─────────>
+//!           S1        S2            live snapshots, each with a list of what it holds back
+//!           │         │
+//!           │         └ page X (made in 1, replaced in 3): S1 sees it, too
+//!           └ page Y (made in 1, replaced in 2)
+//!
+//!   S2 goes: X passes to S1, which sees it.    S1 goes: X and Y are freed.
+//! ```
+//!
+//! What the writer replaces or removes is *retired*: freed at once if no live snapshot sees it, else put on the list of
+//! the newest one. A snapshot that goes passes its list on: to the next older one what that one sees, the rest to the
+//! allocator. (This is how ZFS keeps its dead lists.)
+//!
+//! # Why this and not reference counts
+//!
+//! A node with a count for each child costs one atomic operation and one cache miss a child when it is copied, some 30 us
+//! for 500 children. Here copying a node copies its bytes. The price: nodes are freed by hand, and a thing is shared or
+//! not by age, so a page that only a dead snapshot saw before a younger one was taken is copied once more than needed.
+//!
+//! # Invariants
+//!
+//! 1. `newest` is the epoch of the newest live snapshot, 0 without one; it only changes under the lock.
+//! 2. `live` holds every live snapshot once, in ascending order of epochs, and every epoch in it is below `now`.
+//! 3. Garbage on a snapshot's list was made in or before its epoch and retired after it, and no younger live snapshot
+//!    sees it.
+//! 4. What a live snapshot sees is neither changed nor freed.
+
+#![allow(unsafe_code, reason = "nodes are shared with snapshots by address; invariant 4 is what makes that sound")]
+
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A point in a store's time: 1 before its first snapshot, and one more after each.
+pub(super) type Epoch = u64;
+
+/// The writer's view of time.
+pub(super) struct Versions {
+    /// A cell, because a snapshot is taken through a shared reference.
+    now: Cell<Epoch>,
+    registry: Arc<Registry>,
+}
+
+/// A live snapshot's claim on everything made up to its epoch. Dropping it ends the snapshot.
+pub(super) struct Claim {
+    epoch: Epoch,
+    registry: Arc<Registry>,
+}
+
+#[derive(Default)]
+struct Registry {
+    newest: AtomicU64,
+    live: Mutex<Vec<Live>>,
+    /// The bytes of all garbage.
+    pinned_bytes: AtomicUsize,
+}
+
+struct Live {
+    epoch: Epoch,
+    garbage: Vec<Garbage>,
+}
+
+/// A thing that is only kept for the snapshots that see it. Dropping it drops the thing.
+///
+/// It is kept by address and not as a `Box`, which would claim to be the only way to what snapshots still read.
+struct Garbage {
+    born: Epoch,
+    bytes: usize,
+    thing: NonNull<()>,
+    drop: unsafe fn(NonNull<()>),
+}
+
+impl Garbage {
+    /// # Safety
+    ///
+    /// `thing` came from a `Box<T>` and is not freed otherwise.
+    unsafe fn new<T: Send + 'static>(born: Epoch, bytes: usize, thing: NonNull<T>) -> Self {
+        /// # Safety
+        ///
+        /// `thing` is an address that a `Box<T>` gave away, once.
+        unsafe fn free<T>(thing: NonNull<()>) {
+            // SAFETY: the caller's promise.
+            drop(unsafe { Box::from_raw(thing.cast::<T>().as_ptr()) });
+        }
+        Self { born, bytes, thing: thing.cast(), drop: free::<T> }
+    }
+}
+
+impl Drop for Garbage {
+    fn drop(&mut self) {
+        // SAFETY: by `new`, and once, because this is a destructor.
+        unsafe { (self.drop)(self.thing) }
+    }
+}
+
+// SAFETY: what is kept is `Send` (see `new`), and nothing but its destructor is reached through the address.
+unsafe impl Send for Garbage {}
+
+impl Versions {
+    pub(super) fn new() -> Self {
+        let registry = Registry::default();
+        Self { now: Cell::new(1), registry: Arc::new(registry) }
+    }
+
+    /// The epoch that things made now belong to.
+    pub(super) fn now(&self) -> Epoch {
+        self.now.get()
+    }
+
+    /// The epoch of the newest live snapshot, 0 without one.
+    #[inline]
+    pub(super) fn newest_live(&self) -> Epoch {
+        // Pairs with the store in `Claim::drop`: what a snapshot on another thread read before it ended happens before
+        // what the writer then overwrites.
+        self.registry.newest.load(Ordering::Acquire)
+    }
+
+    /// Whether a live snapshot may see what was made in epoch `born`.
+    #[inline]
+    pub(super) fn is_seen(&self, born: Epoch) -> bool {
+        born <= self.newest_live()
+    }
+
+    /// Drops `thing`, made in epoch `born` and no longer part of the current version, once no snapshot sees it. Snapshots
+    /// may read the `bytes` that it owns elsewhere, but not what is in the box.
+    pub(super) fn retire<T: Send + 'static>(&self, born: Epoch, bytes: usize, thing: Box<T>) {
+        // SAFETY: the address comes from the box right here.
+        self.keep(unsafe { Garbage::new(born, bytes, NonNull::from(Box::leak(thing))) });
+    }
+
+    fn keep(&self, garbage: Garbage) {
+        if self.is_seen(garbage.born) {
+            let mut live = self.registry.lock();
+            // The newest may have gone since; then an older one, if any, is the newest.
+            if let Some(newest) = live.last_mut().filter(|newest| garbage.born <= newest.epoch) {
+                self.registry.pinned_bytes.fetch_add(garbage.bytes, Ordering::Relaxed);
+                newest.garbage.push(garbage);
+            }
+        }
+    }
+
+    /// Begins a snapshot of all there is, and a new epoch.
+    pub(super) fn freeze(&self) -> Claim {
+        let epoch = self.now.get();
+        let mut live = self.registry.lock();
+        live.push(Live { epoch, garbage: Vec::new() });
+        self.registry.newest.store(epoch, Ordering::Release);
+        drop(live);
+        self.now.set(epoch + 1);
+        Claim { epoch, registry: Arc::clone(&self.registry) }
+    }
+
+    /// How many snapshots are alive.
+    pub(super) fn live(&self) -> usize {
+        self.registry.lock().len()
+    }
+
+    /// The bytes of what only snapshots see.
+    pub(super) fn pinned_bytes(&self) -> usize {
+        self.registry.pinned_bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, Vec<Live>> {
+        // Nothing that can panic runs under the lock.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops what nobody sees any more.
+    fn free(&self, garbage: &mut Vec<Garbage>, is_unseen: impl Fn(&Garbage) -> bool) {
+        let mut freed = 0;
+        garbage.retain(|garbage| {
+            let is_unseen = is_unseen(garbage);
+            freed += if is_unseen { garbage.bytes } else { 0 };
+            !is_unseen
+        });
+        self.pinned_bytes.fetch_sub(freed, Ordering::Relaxed);
+    }
+}
+
+impl Claim {
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut live = self.registry.lock();
+        let Ok(place) = live.binary_search_by_key(&self.epoch, |live| live.epoch) else { return };
+        let Live { mut garbage, .. } = live.remove(place);
+        self.registry.newest.store(live.last().map_or(0, |newest| newest.epoch), Ordering::Release);
+        // Lists are sorted and things freed without the lock, so that the writer does not wait for it. Meanwhile nothing is
+        // freed that an older snapshot sees, and the older one may go, too; then the next older one is asked.
+        let mut sorted_for = None;
+        while let Some(older) = live[..].iter_mut().rfind(|live| live.epoch < self.epoch) {
+            if sorted_for == Some(older.epoch) {
+                append(&mut older.garbage, mem::take(&mut garbage));
+                break;
+            }
+            let epoch = older.epoch;
+            drop(live);
+            self.registry.free(&mut garbage, |garbage| garbage.born > epoch);
+            sorted_for = Some(epoch);
+            live = self.registry.lock();
+        }
+        drop(live);
+        self.registry.free(&mut garbage, |_| true);
+    }
+}
+
+/// Joins two lists by moving the shorter one.
+fn append(list: &mut Vec<Garbage>, mut other: Vec<Garbage>) {
+    if other.len() > list.len() {
+        mem::swap(list, &mut other);
+    }
+    list.append(&mut other);
+}
+
+/// A node of a copy-on-write structure, owned by the version of the structure that the writer goes on with.
+///
+/// Copying a node's parent copies the address. So a `Node` has no destructor: it is freed by [`retire`](Self::retire),
+/// once, when the current version lets go of it.
+pub(super) struct Node<T> {
+    shared: NonNull<Stamped<T>>,
+    owns: PhantomData<T>,
+}
+
+struct Stamped<T> {
+    born: Epoch,
+    thing: T,
+}
+
+// SAFETY: a node is a `T` at an address. Threads other than the writer's only ever read it (invariant 4), and it is
+// dropped by whichever thread ends the last snapshot that sees it.
+unsafe impl<T: Send + Sync> Send for Node<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send + Sync> Sync for Node<T> {}
+
+impl<T: Send + 'static> Node<T> {
+    pub(super) fn new(thing: T, versions: &Versions) -> Self {
+        let shared = Box::new(Stamped { born: versions.now(), thing });
+        Self { shared: NonNull::from(Box::leak(shared)), owns: PhantomData }
+    }
+
+    /// The node's contents, to be changed: of a copy that takes this node's place, if a live snapshot sees it.
+    pub(super) fn make_mut(&mut self, versions: &Versions) -> &mut T
+    where
+        T: Clone,
+    {
+        // SAFETY: nothing writes to the node while `self` is borrowed; see `get`.
+        let Stamped { born, thing } = unsafe { self.shared.as_ref() };
+        if versions.is_seen(*born) {
+            let copy = Self::new(thing.clone(), versions);
+            mem::replace(self, copy).retire(versions);
+        }
+        // SAFETY: the node belongs to the current version alone, which is borrowed by `self`, and no live snapshot sees
+        // it: it is a new copy, or `is_seen` said so, with acquire ordering after the last one that did.
+        unsafe { &mut self.shared.as_mut().thing }
+    }
+
+    /// Lets go of the node. It is dropped once no snapshot sees it.
+    pub(super) fn retire(self, versions: &Versions) {
+        // SAFETY: nothing writes to the node any more; see `get`.
+        let born = unsafe { self.shared.as_ref() }.born;
+        // SAFETY: the node came from a box, and the current version, which alone owns it, lets go of it once.
+        versions.keep(unsafe { Garbage::new(born, size_of::<Stamped<T>>(), self.shared) });
+    }
+}
+
+impl<T> Node<T> {
+    /// The same node, for a copy of its parent or for a snapshot's view of the structure.
+    pub(super) fn alias(&self) -> Self {
+        Self { shared: self.shared, owns: PhantomData }
+    }
+
+    /// Asks for all the memory that the node takes itself, because it is read soon.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        for offset in (0..size_of::<Stamped<T>>()).step_by(64) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a prefetch is a hint, which may name any address, and this instruction is part of every x86-64.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.shared.as_ptr().cast::<i8>().wrapping_add(offset)) };
+        }
+    }
+
+    pub(super) fn get(&self) -> &T {
+        // SAFETY: whoever holds a node holds it as part of the current version, which has not retired it, or as part of
+        // the view of a live snapshot that sees it (invariant 4).
+        unsafe { &self.shared.as_ref().thing }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Node<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    /// Counts how many of it are there.
+    struct Counted(Arc<()>);
+
+    fn counted(counter: &Arc<()>) -> Box<Counted> {
+        Box::new(Counted(Arc::clone(counter)))
+    }
+
+    fn alive(counter: &Arc<()>) -> usize {
+        let _ = counted(counter).0;
+        Arc::strong_count(counter) - 1
+    }
+
+    #[test]
+    fn what_no_snapshot_sees_is_freed_at_once() {
+        let counter = Arc::new(());
+        let versions = Versions::new();
+        versions.retire(versions.now(), 1, counted(&counter));
+        assert_eq!(alive(&counter), 0);
+        let claim = versions.freeze();
+        versions.retire(versions.now(), 1, counted(&counter));
+        assert_eq!((alive(&counter), claim.epoch(), versions.live()), (0, 1, 1));
+    }
+
+    #[test]
+    fn garbage_goes_with_the_last_snapshot_that_sees_it() {
+        let counter = Arc::new(());
+        // In every order in which three snapshots can go.
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let versions = Versions::new();
+            let mut claims = [const { None }; 3];
+            for claim in &mut claims {
+                *claim = Some(versions.freeze());
+            }
+            // Made in epoch 1, 2 and 3: seen by all, by the last two, by the last.
+            for born in 1..=3 {
+                versions.retire(born, 1, counted(&counter));
+            }
+            let mut left: Vec<usize> = vec![0, 1, 2];
+            for gone in order {
+                drop(claims[gone].take());
+                left.retain(|&claim| claim != gone);
+                let seen = (1..=3).filter(|&born| left.iter().any(|&claim| born <= claim + 1)).count();
+                assert_eq!(alive(&counter), seen, "{order:?} without {gone}");
+                assert_eq!(versions.pinned_bytes(), seen);
+                assert_eq!(versions.newest_live(), left.last().map_or(0, |&claim| claim as u64 + 1));
+            }
+        }
+    }
+
+    #[test]
+    fn a_node_is_copied_only_while_it_is_seen() {
+        let versions = Versions::new();
+        let mut node = Node::new(1, &versions);
+        let place = node.get() as *const i32;
+        *node.make_mut(&versions) = 2;
+        assert_eq!(node.get() as *const i32, place);
+
+        let view = node.alias();
+        let claim = versions.freeze();
+        *node.make_mut(&versions) = 3;
+        assert_eq!((*view.get(), *node.get()), (2, 3));
+        let copy = node.get() as *const i32;
+        *node.make_mut(&versions) = 4;
+        assert_eq!((*view.get(), *node.get(), node.get() as *const i32), (2, 4, copy));
+        drop(claim);
+        node.retire(&versions);
+    }
+
+    #[test]
+    fn a_snapshot_is_read_and_ended_on_another_thread() {
+        let versions = Versions::new();
+        let mut node = Node::new(vec![0; 100], &versions);
+        let rounds = if cfg!(miri) { 5 } else { 500 };
+        for round in 1..rounds {
+            let (view, claim) = (node.alias(), versions.freeze());
+            let reader = thread::spawn(move || {
+                assert!(view.get().iter().all(|&number| number == round - 1));
+                drop(claim);
+            });
+            for number in node.make_mut(&versions) {
+                *number = round;
+            }
+            reader.join().unwrap();
+        }
+        node.retire(&versions);
+    }
+
+    #[test]
+    fn snapshots_end_on_many_threads_at_once() {
+        let counter = Arc::new(());
+        let rounds = if cfg!(miri) { 3 } else { 300 };
+        for _ in 0..rounds {
+            let versions = Versions::new();
+            let claims: Vec<_> = (0..7).map(|_| versions.freeze()).collect();
+            for born in 1..=8 {
+                for _ in 0..10 {
+                    versions.retire(born, 1, counted(&counter));
+                }
+            }
+            assert_eq!(alive(&counter), 70);
+            thread::scope(|scope| {
+                for claim in claims {
+                    scope.spawn(|| drop(claim));
+                }
+                // The writer goes on.
+                for born in 1..=8 {
+                    versions.retire(born, 1, counted(&counter));
+                }
+            });
+            assert_eq!((alive(&counter), versions.live(), versions.newest_live()), (0, 0, 0));
+        }
+    }
+
+    #[test]
+    fn claims_outlive_the_writer() {
+        let counter = Arc::new(());
+        let versions = Versions::new();
+        let claim = versions.freeze();
+        versions.retire(1, 1, counted(&counter));
+        drop(versions);
+        assert_eq!(alive(&counter), 1);
+        drop(claim);
+        assert_eq!(alive(&counter), 0);
+    }
+}

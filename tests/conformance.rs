@@ -10,7 +10,7 @@ mod custom_store;
 
 use broken::{Broken, FAULTS, Fault};
 use opstate::conformance::{Conformance, Rule, check, try_check};
-use opstate::{InMemoryStore, StateStore};
+use opstate::{HotStore, InMemoryStore, StateStore};
 
 #[test]
 #[cfg_attr(miri, ignore)]
@@ -90,4 +90,10 @@ fn every_rule_but_get_is_broken_by_some_fault() {
     // A wrong `get` is seen right after the write before it, and then breaks the rule of that write.
     let unbroken = Rule::ALL.iter().filter(|rule| FAULTS.iter().all(|(_, broken)| broken != *rule));
     assert_eq!(unbroken.collect::<Vec<_>>(), [&Rule::Get]);
+}
+
+#[test]
+#[cfg_attr(miri, ignore)]
+fn the_hot_store_conforms() {
+    check(HotStore::new);
 }

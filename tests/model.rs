@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow, RangeBounds};
 
 use bytes::Bytes;
-use opstate::{ImageOptions, InMemoryStore, StateSnapshot, StateStore, StateStoreExt};
+use opstate::{HotStore, ImageOptions, InMemoryStore, StateSnapshot, StateStore, StateStoreExt};
 use proptest::prelude::*;
 
 use crate::cases;
@@ -221,6 +221,11 @@ proptest! {
     #[test]
     fn in_memory_store_agrees_with_the_model(ops in proptest::collection::vec(any_op(), 0..120)) {
         run(Box::new(InMemoryStore::new()), ops);
+    }
+
+    #[test]
+    fn hot_store_agrees_with_the_model(ops in proptest::collection::vec(any_op(), 0..120)) {
+        run(Box::new(HotStore::new()), ops);
     }
 }
 

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum, value_parser};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
-use opstate::{InMemoryStore, StateStore};
+use opstate::{HotStore, InMemoryStore, StateStore};
 
 use crate::checkpoint::{Directory, Job, Writer};
 use crate::events::Source;
@@ -47,8 +47,8 @@ struct Args {
     #[arg(long, value_name = "FILE", default_value = INPUT)]
     input: PathBuf,
 
-    /// The kind of store that holds the operators' state: memory is `InMemoryStore`
-    #[arg(long, value_enum, default_value_t = StoreKind::Memory)]
+    /// The kind of store that holds the operators' state: `HotStore` or `InMemoryStore`
+    #[arg(long, value_enum, default_value_t = StoreKind::Hot)]
     store: StoreKind,
 
     /// How long a day's window stays open for events that come late
@@ -90,6 +90,7 @@ struct Args {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum StoreKind {
+    Hot,
     Memory,
 }
 
@@ -97,6 +98,7 @@ impl StoreKind {
     /// The only place that knows which stores there are; operators see `dyn StateStore`.
     fn new_store(self) -> Box<dyn StateStore> {
         match self {
+            Self::Hot => Box::new(HotStore::new()),
             Self::Memory => Box::new(InMemoryStore::new()),
         }
     }

@@ -7,7 +7,7 @@ use std::ops::Bound;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use opstate::{ImageOptions, InMemoryStore, StateSnapshot, StateStore, StateStoreExt};
+use opstate::{HotStore, ImageOptions, InMemoryStore, StateSnapshot, StateStore, StateStoreExt};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -137,4 +137,12 @@ fn run(store: &mut dyn StateStore, ops: Vec<Op>) {
     }
 }
 
-fuzz_target!(|ops: Vec<Op>| run(&mut InMemoryStore::new(), ops));
+fuzz_target!(|input: (bool, Vec<Op>)| {
+    let (hot, ops) = input;
+    if hot {
+        // The smallest chunks there are, to cross their bounds.
+        run(&mut HotStore::builder().chunk_bytes(64, 256).build(), ops);
+    } else {
+        run(&mut InMemoryStore::new(), ops);
+    }
+});

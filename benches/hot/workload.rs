@@ -1,0 +1,133 @@
+//! What all contenders are given and asked.
+
+use std::cell::OnceCell;
+use std::ops::{Bound, ControlFlow};
+
+use bytes::Bytes;
+use opstate::StateStore;
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+
+use crate::Contender;
+
+pub(crate) const KEY_LEN: usize = 12;
+pub(crate) const PREFIX_LEN: usize = 8;
+/// The entries of a prefix.
+pub(crate) const SIBLINGS: u32 = 100;
+/// The keys of a batch.
+pub(crate) const BATCH: usize = 16;
+
+/// The lookups of a round: few enough that most rounds on a small store fall between two interruptions.
+pub(crate) const LOOKUPS: usize = 1 << 15;
+
+/// Rounds until the same keys are asked for again: so many that the caches have long forgotten them.
+const ROUNDS: usize = 32;
+
+pub(crate) struct Workload {
+    pub(crate) entries: usize,
+    /// The order in which entries are put.
+    pub(crate) order: Vec<u32>,
+    /// The entry that the value of an entry leads to: one circle through all of them.
+    next: Vec<u32>,
+    /// Entries that are there, at random, and their keys.
+    asked: Vec<u32>,
+    asked_keys: Vec<u8>,
+    /// Different entries that are there, at random.
+    pub(crate) victims: Vec<u32>,
+    /// Prefixes of entries that are there, at random.
+    pub(crate) prefixes: Vec<[u8; PREFIX_LEN]>,
+    /// The image of a store with all entries, once it is asked for.
+    pub(crate) image: OnceCell<Bytes>,
+}
+
+impl Workload {
+    pub(crate) fn new(entries: usize) -> Self {
+        let mut random = SmallRng::seed_from_u64(entries as u64);
+        let circle = shuffled(entries);
+        let mut next = vec![0; entries];
+        for (place, &entry) in circle.iter().enumerate() {
+            next[entry as usize] = circle[(place + 1) % entries];
+        }
+        let asked: Vec<u32> = (0..ROUNDS * LOOKUPS).map(|_| random.random_range(0..entries as u32)).collect();
+        let mut victims: Vec<u32> = (0..entries as u32).collect();
+        victims.shuffle(&mut random);
+        victims.truncate(20_000.min(entries / 2));
+        let prefixes = asked.iter().take(2_000).map(|&entry| *key(entry).first_chunk().expect("a prefix")).collect();
+        let mut order = circle;
+        order.shuffle(&mut random);
+        let asked_keys = asked.iter().flat_map(|&entry| key(entry)).collect();
+        Self { entries, order, next, asked, asked_keys, victims, prefixes, image: OnceCell::new() }
+    }
+
+    /// The value of an entry. The `tag` makes it another one that leads to the same entry.
+    pub(crate) fn value(&self, entry: u32, tag: usize) -> [u8; 8] {
+        let next = self.next.get(entry as usize).copied().unwrap_or(entry);
+        (u64::from(next) | (tag as u64) << 32).to_le_bytes()
+    }
+
+    /// The entries to be asked for in a round, and their keys one after the other.
+    pub(crate) fn asked(&self, round: usize) -> (&[u32], &[u8]) {
+        let first = round % ROUNDS * LOOKUPS;
+        (&self.asked[first..][..LOOKUPS], &self.asked_keys[first * KEY_LEN..][..LOOKUPS * KEY_LEN])
+    }
+}
+
+/// The key of an entry: those of a hundred neighbours start alike, and prefixes are in no order.
+pub(crate) fn key(entry: u32) -> [u8; KEY_LEN] {
+    // Multiplying by an odd number permutes the 64-bit numbers, so no two prefixes are equal.
+    let prefix = u64::from(entry / SIBLINGS + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut key = [0; KEY_LEN];
+    key[..PREFIX_LEN].copy_from_slice(&prefix.to_be_bytes());
+    key[PREFIX_LEN..].copy_from_slice(&(entry % SIBLINGS).to_be_bytes());
+    key
+}
+
+/// The entry that a value leads to.
+pub(crate) fn next_of(value: &[u8]) -> u32 {
+    u32::from_le_bytes(*value.first_chunk().expect("values have 8 bytes"))
+}
+
+pub(crate) fn shuffled(entries: usize) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..entries as u32).collect();
+    order.shuffle(&mut SmallRng::seed_from_u64(7));
+    order
+}
+
+/// Panics unless all contenders hold the same entries and answer every kind of question in the same way.
+pub(crate) fn check_equal(work: &Workload, contenders: &[Contender]) {
+    let (base, others) = contenders.split_first().expect("there is something to compare with");
+    let absent = (work.entries as u32..).map(key).take(100);
+    let absent: Vec<[u8; KEY_LEN]> = absent.collect();
+    let keys: Vec<&[u8]> = absent.iter().map(|key| &key[..]).chain(work.asked(0).1.chunks_exact(KEY_LEN)).collect();
+    let contents = digest(&*base.store);
+    for Contender { name, store, .. } in others {
+        assert_eq!(digest(&**store), contents, "entries of {name}");
+        let mut at_once = Vec::new();
+        store.get_many(&keys, &mut at_once);
+        for (key, at_once) in keys.iter().zip(at_once) {
+            let expected = base.store.get(key);
+            assert_eq!(store.get(key), expected, "{key:?} in {name}");
+            assert_eq!(at_once, expected, "{key:?} in {name}");
+            let mut in_place = None;
+            store.read(key, &mut |value| in_place = Some(Bytes::copy_from_slice(value)));
+            assert_eq!(in_place, expected, "{key:?} in {name}");
+        }
+        for prefix in work.prefixes.iter().take(200) {
+            assert!(store.prefix_scan(prefix).eq(base.store.prefix_scan(prefix)), "prefix {prefix:?} in {name}");
+        }
+    }
+    assert_eq!(base.store.len(), work.entries);
+}
+
+/// The sizes of a store, and a number that depends on every byte of it and on the order.
+fn digest(store: &dyn StateStore) -> (usize, usize, u64) {
+    let mut digest = 0_u64;
+    store.visit_range((Bound::Unbounded, Bound::Unbounded), &mut |key, value| {
+        for byte in key.iter().chain(value) {
+            digest = (digest ^ u64::from(*byte)).wrapping_mul(0x100_0000_01B3);
+        }
+        ControlFlow::Continue(())
+    });
+    (store.len(), store.size_bytes(), digest)
+}

@@ -372,15 +372,21 @@ impl HotStore {
     }
 
     fn insert(&mut self, hash: u64, key: &[u8], value: &[u8], handle: Option<Bytes>) {
+        let id = self.add(hash, key, value, handle);
+        self.sorted.insert(&self.versions, &self.records, key, id);
+    }
+
+    /// Adds a new entry to every part but the sorted index, and returns its id.
+    fn add(&mut self, hash: u64, key: &[u8], value: &[u8], handle: Option<Bytes>) -> u32 {
         let new = self.new_value(value, handle);
-        let Self { hasher, index, sorted, records, versions, .. } = self;
+        let Self { hasher, index, records, versions, .. } = self;
         let id = records.table.insert(versions, 0).expect("there are fewer than 2^32 entries");
         let location = records.arena.append(versions, id, key, new);
         records.table.set(versions, id, location);
-        sorted.insert(versions, records, key, id);
         index.insert(hash, location, |location| hasher.hash_one(records.arena.record(location).key()));
         self.size_bytes += key.len() + value.len();
         self.large_bytes += large(value.len());
+        id
     }
 
     fn remove(&mut self, hash: u64, location: Location, key: &[u8]) {
@@ -496,28 +502,15 @@ impl StateStore for HotStore {
 
     fn restore(&mut self, snapshot: StateSnapshot) {
         self.clear();
-        let Self { hasher, index, sorted, records, versions, size_bytes, large_bytes, .. } = self;
-        *index = HashIndex::with_capacity(snapshot.len());
+        self.index = HashIndex::with_capacity(snapshot.len());
         let mut count = 0;
         snapshot.visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
-            let id = records.table.insert(versions, 0).expect("there are fewer than 2^32 entries");
+            let id = self.add(self.hash(key), key, value, None);
             debug_assert_eq!(id, count, "an empty table gives out ids in order");
-            let new = if value.len() <= LARGE_VALUE {
-                NewValue::Small(value)
-            } else {
-                NewValue::Large(Node::new(Bytes::copy_from_slice(value), versions))
-            };
-            let location = records.arena.append(versions, id, key, new);
-            records.table.set(versions, id, location);
-            index.insert(hasher.hash_one(key), location, |location| {
-                hasher.hash_one(records.arena.record(location).key())
-            });
-            *size_bytes += key.len() + value.len();
-            *large_bytes += large(value.len());
             count += 1;
             ControlFlow::Continue(())
         });
-        *sorted = SortedIndex::bulk(versions, records, 0..count);
+        self.sorted = SortedIndex::bulk(&self.versions, &self.records, 0..count);
     }
 
     fn clear(&mut self) {

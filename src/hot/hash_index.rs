@@ -66,6 +66,8 @@
 use std::collections::BTreeSet;
 use std::mem::size_of;
 
+use super::prefetch;
+
 const SLOTS: usize = 8;
 /// Entries in a segment for each of its buckets, at most.
 const LOAD_LIMIT: usize = 7;
@@ -668,19 +670,6 @@ fn entries(buckets: &[Bucket]) -> impl Iterator<Item = (usize, u16, u64)> {
     buckets.iter().enumerate().flat_map(|(number, bucket)| {
         (0..bucket.count()).map(move |slot| (number, bucket.tag(slot), bucket.location(slot)))
     })
-}
-
-#[inline]
-#[allow(unsafe_code, reason = "the intrinsic is declared unsafe because it takes a raw pointer")]
-fn prefetch(bucket: &Bucket) {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: a prefetch reads nothing that the program could see and faults on no address; this one is a reference's.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(bucket).cast());
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = bucket;
 }
 
 #[cfg(test)]

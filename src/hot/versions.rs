@@ -293,11 +293,8 @@ impl<T> Node<T> {
     /// Asks for all the memory that the node takes itself, because it is read soon.
     #[inline]
     pub(super) fn prefetch(&self) {
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
         for offset in (0..size_of::<Stamped<T>>()).step_by(64) {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: a prefetch is a hint, which may name any address, and this instruction is part of every x86-64.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.shared.as_ptr().cast::<i8>().wrapping_add(offset)) };
+            super::prefetch(self.shared.as_ptr().cast::<u8>().wrapping_add(offset));
         }
     }
 

@@ -32,6 +32,7 @@ mod scan;
 mod sorted;
 mod versions;
 
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::ops::{Bound, ControlFlow, Range};
 use std::sync::Arc;
 
@@ -309,12 +310,12 @@ impl HotStore {
 
     #[inline]
     fn hash(&self, key: &[u8]) -> u64 {
-        self.hasher.hash_one(key)
+        hash_key(&self.hasher, key)
     }
 
     #[inline]
     fn locate(&self, hash: u64, key: &[u8]) -> Option<Location> {
-        self.index.find(hash, |location| self.records.arena.record(location).key() == key)
+        self.index.find(hash, |location| self.records.arena.record(location).has_key(key))
     }
 
     #[inline]
@@ -383,7 +384,7 @@ impl HotStore {
         let id = records.table.insert(versions, 0).expect("there are fewer than 2^32 entries");
         let location = records.arena.append(versions, id, key, new);
         records.table.set(versions, id, location);
-        index.insert(hash, location, |location| hasher.hash_one(records.arena.record(location).key()));
+        index.insert(hash, location, |location| hash_key(hasher, records.arena.record(location).key()));
         self.size_bytes += key.len() + value.len();
         self.large_bytes += large(value.len());
         id
@@ -413,7 +414,7 @@ impl HotStore {
             if table.is_at(id, location) {
                 let moved = arena.relocate(versions, location);
                 table.set(versions, id, moved);
-                index.replace(hasher.hash_one(arena.record(moved).key()), location, moved);
+                index.replace(hash_key(hasher, arena.record(moved).key()), location, moved);
             }
             match budget.checked_sub(len) {
                 Some(left) => budget = left,
@@ -438,6 +439,14 @@ impl HotStore {
     fn range<'a>(&'a self, range: KeyBounds<'a>) -> Scan<'a, Live> {
         Scan::new(&self.records, self.sorted.range(&self.records, range))
     }
+}
+
+/// The hash of a key. Its length goes into it, too, which `Hash` for slices would do a second time.
+#[inline]
+fn hash_key(hasher: &RandomState, key: &[u8]) -> u64 {
+    let mut hasher = hasher.build_hasher();
+    hasher.write(key);
+    hasher.finish()
 }
 
 /// What counts of a value's length as that of a large one.

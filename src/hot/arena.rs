@@ -102,7 +102,7 @@ impl<'a> ValueRef<'a> {
 
     pub(super) fn to_bytes(self) -> Bytes {
         match self {
-            Self::Small(value) => Bytes::copy_from_slice(value),
+            Self::Small(value) => Bytes::from(Box::<[u8]>::from(value)),
             Self::Large(value) => value.clone(),
         }
     }
@@ -257,6 +257,12 @@ impl<'a> Record<'a> {
         self.bytes(HEADER + self.slot_len(), self.key_len())
     }
 
+    /// Whether this is the record of `key`.
+    #[inline(always)]
+    pub(super) fn has_key(self, key: &[u8]) -> bool {
+        equal(self.key(), key)
+    }
+
     #[inline]
     pub(super) fn value(self) -> ValueRef<'a> {
         if self.is_large() {
@@ -276,6 +282,14 @@ impl<'a> Record<'a> {
         // SAFETY: the slot holds a node (invariant 5), aligned as values are, that lives as long as the record is seen.
         unsafe { self.large_slot().as_ref() }.get()
     }
+}
+
+/// Compares keys of usual length here: to call the function that compares any length costs more than the comparison.
+#[inline(always)]
+fn equal(a: &[u8], b: &[u8]) -> bool {
+    // The first and the last eight bytes; in the middle both look at the same.
+    let ends = |key: &[u8]| Some((u64::from_ne_bytes(*key.first_chunk()?), u64::from_ne_bytes(*key.last_chunk()?)));
+    a.len() == b.len() && if (8..=16).contains(&a.len()) { ends(a) == ends(b) } else { a == b }
 }
 
 fn units_of(slot_len: usize, key_len: usize) -> usize {

@@ -12,8 +12,8 @@
 //!                   ├──────── directory ────────┤ ...  ├──── tag ────┤ ...
 //!  hash ────────────────────────────────────────────────────────────── ... ├ home ┤  low 6 bits
 //!
-//!  directory  [ base:6 | segment:26 ]   one for each value of the top bits; neighbours may name the same segment
-//!                          │
+//!  directory  [ address:58 | base:6 ]   one for each value of the top bits; neighbours may lead to the same segment
+//!                     │                 (and beside it the segment's number, for writing)
 //!  segment    bucket 0 .. bucket 63     numbered by slab (a block of up to 512 segments) and place in it
 //!                          │
 //!  bucket     tags 8 x 16 │ low 8 x 32 │ high 8 x 16      one cache line of 8 slots
@@ -38,7 +38,7 @@
 //!
 //! # Why this and not the other way
 //!
-//! - One large table saves the look at the directory (here a search of 10,000 entries takes 22 ns, in a hashbrown map 11),
+//! - One large table saves the look at the directory (here a search of 10,000 entries takes 12 ns, in a hashbrown map 12),
 //!   and stands still for 0.3 s when it doubles at 10 million.
 //! - A table that moves a few entries at each write has two tables to search as long as it does so.
 //! - Full hashes beside the locations would never ask the caller, for 16 bytes a slot instead of 8.
@@ -62,13 +62,22 @@
 //! 6. As long as a segment has fewer than `BUCKETS` buckets, it is the only one.
 //! 7. A spilled entry is spilled under its own hash.
 //! 8. `slab_bytes` is the memory of all slabs.
+//! 9. A directory entry leads to where its segment's buckets start: as many as `home_mask` allows for, all of them
+//!    written, which stay where they are until the directory is made anew.
 
+#![allow(unsafe_code, reason = "a search goes to its bucket by address, one look-up less than by number")]
+
+mod bucket;
+
+use std::alloc::{self, Layout};
 use std::collections::BTreeSet;
-use std::mem::size_of;
+use std::mem::{self, size_of};
+use std::ptr::{self, NonNull};
+use std::slice;
 
+use self::bucket::{Bucket, SLOTS};
 use super::prefetch;
 
-const SLOTS: usize = 8;
 /// Entries in a segment for each of its buckets, at most.
 const LOAD_LIMIT: usize = 7;
 /// Buckets that an entry may lie in: its home and those after it.
@@ -79,108 +88,72 @@ const DISPLACEMENT: u16 = 0b111;
 const TAG_WEAR: u32 = 4;
 /// The numbers of segments that a slab takes up, though it may hold fewer.
 const SLAB: usize = 512;
-const SEGMENT_BITS: u32 = 26;
+/// More segments than that have no number.
+const MOST_SEGMENTS: usize = 1 << 26;
 const LOCATION_BITS: u32 = 48;
 /// What an entry of a `BTreeSet` takes: 16 bytes in nodes of 11 that are half full at worst, and their parents.
 const SPILLED_BYTES: usize = 40;
 
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Bucket {
-    /// Slot `s` has bits `16 * (s / 2)..` of word `s % 2`: so the answers of both words interleave to one.
-    tags: [u64; 2],
-    low: [u32; SLOTS],
-    high: [u16; SLOTS],
-}
-
-/// A set of slots: bit `8 * slot + 7` for each.
-#[derive(Clone, Copy)]
-struct Matches(u64);
-
-impl Iterator for Matches {
-    type Item = usize;
-
-    #[inline]
-    fn next(&mut self) -> Option<usize> {
-        if self.0 == 0 {
-            return None;
-        }
-        let slot = self.0.trailing_zeros() / 8;
-        self.0 &= self.0 - 1;
-        Some(slot as usize)
-    }
-}
-
-impl Bucket {
-    const EMPTY: Self = Self { tags: [0; 2], low: [0; SLOTS], high: [0; SLOTS] };
-
-    /// The slots that have this tag and displacement. Arithmetic on whole words, because a loop over eight tags compiles
-    /// to three times as much on plain x86-64.
-    #[inline]
-    fn matching(&self, tag: u16) -> Matches {
-        const ONES: u64 = 0x0001_0001_0001_0001;
-        const TOPS: u64 = ONES << 15;
-        // The top bit of each lane that is not zero; no carry leaves a lane.
-        let differing = |lanes: u64| ((lanes & !TOPS) + !TOPS) | lanes;
-        let wanted = u64::from(tag) * ONES;
-        let [even, odd] = self.tags.map(|tags| !differing(tags ^ wanted) & TOPS);
-        Matches(even >> 8 | odd)
-    }
-
-    #[inline]
-    fn is_full(&self) -> bool {
-        self.tags[1] >> 48 != 0
-    }
-
-    #[inline]
-    fn count(&self) -> usize {
-        self.matching(0).0.trailing_zeros() as usize / 8
-    }
-
-    #[inline]
-    fn tag(&self, slot: usize) -> u16 {
-        (self.tags[slot % 2] >> (slot / 2 * 16)) as u16
-    }
-
-    #[inline]
-    fn set_tag(&mut self, slot: usize, tag: u16) {
-        let shift = slot / 2 * 16;
-        let tags = &mut self.tags[slot % 2];
-        *tags = *tags & !(0xffff << shift) | u64::from(tag) << shift;
-    }
-
-    #[inline]
-    fn location(&self, slot: usize) -> u64 {
-        u64::from(self.low[slot]) | u64::from(self.high[slot]) << 32
-    }
-
-    #[inline]
-    fn set_location(&mut self, slot: usize, location: u64) {
-        self.low[slot] = location as u32;
-        self.high[slot] = (location >> 32) as u16;
-    }
-
-    /// The bucket must not be full.
-    #[inline]
-    fn push(&mut self, tag: u16, location: u64) {
-        let slot = self.count();
-        self.set_tag(slot, tag);
-        self.set_location(slot, location);
-    }
-
-    fn remove(&mut self, slot: usize) {
-        let last = self.count() - 1;
-        self.set_tag(slot, self.tag(last));
-        self.set_location(slot, self.location(last));
-        self.set_tag(last, 0);
-    }
-}
-
 /// A block of segments. It is reserved as a whole, and its segments are made one after the other, so that neither
 /// clearing nor moving a large block ever stops the writer.
 struct Slab {
-    buckets: Vec<Bucket>,
+    memory: Memory,
+    /// As many as there is memory for have room.
     segments: Vec<Segment>,
+}
+
+/// Room for buckets that stay where they are. Freed when dropped.
+struct Memory {
+    buckets: NonNull<Bucket>,
+    room: usize,
+}
+
+impl Memory {
+    fn new(room: usize) -> Self {
+        // SAFETY: there is room for at least one bucket, so the size is not zero.
+        let start = unsafe { alloc::alloc(Self::layout(room)) };
+        let Some(start) = NonNull::new(start) else { alloc::handle_alloc_error(Self::layout(room)) };
+        Self { buckets: start.cast(), room }
+    }
+
+    fn layout(room: usize) -> Layout {
+        Layout::array::<Bucket>(room).expect("a slab is far smaller than the address space")
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `new` with the same layout; buckets need no destructor.
+        unsafe { alloc::dealloc(self.buckets.as_ptr().cast(), Self::layout(self.room)) }
+    }
+}
+
+// SAFETY: memory is owned, and buckets are numbers.
+unsafe impl Send for Memory {}
+
+/// What the directory says to a search: where the buckets of a segment start, with the segment's `base` in the low bits,
+/// which are zero in the address of a cache line.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Way(NonNull<u8>);
+
+// SAFETY: a way leads to memory that the same index owns.
+unsafe impl Send for Way {}
+
+impl Way {
+    fn new(buckets: NonNull<Bucket>, base: u32) -> Self {
+        assert!((base as usize) < align_of::<Bucket>());
+        Self(buckets.cast::<u8>().map_addr(|address| address | base as usize))
+    }
+
+    #[inline]
+    fn base(self) -> u32 {
+        (self.0.addr().get() % align_of::<Bucket>()) as u32
+    }
+
+    #[inline]
+    fn buckets(self) -> *mut Bucket {
+        self.0.as_ptr().wrapping_sub(self.base() as usize).cast()
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -193,8 +166,9 @@ struct Segment {
 #[derive(Clone, Copy)]
 struct Place {
     position: u64,
-    segment: usize,
-    base: u32,
+    /// The index in the directory.
+    at: usize,
+    way: Way,
     home: usize,
     /// The displacement is left 0.
     tag: u16,
@@ -202,7 +176,9 @@ struct Place {
 
 /// See the module. `BUCKETS`, a power of two, is the size of a segment.
 pub(super) struct HashIndex<const BUCKETS: usize = 64> {
-    directory: Vec<u32>,
+    directory: Vec<Way>,
+    /// The numbers of the segments that the directory leads to.
+    numbers: Vec<u32>,
     /// The position shifted right by this indexes the directory.
     shift: u32,
     /// The buckets of a segment, less one.
@@ -220,6 +196,7 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
         const { assert!(BUCKETS.is_power_of_two() && BUCKETS <= 1024) };
         Self {
             directory: Vec::new(),
+            numbers: Vec::new(),
             shift: 63,
             home_mask: 0,
             slabs: Vec::new(),
@@ -263,7 +240,8 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
             }
             let own_depth = depth - run.trailing_zeros();
             let segment = index.push_segment(&[Bucket::EMPTY; BUCKETS], Segment { len: 0, depth: own_depth as u8 });
-            index.directory.resize(first + run, pack(segment, own_depth));
+            index.numbers.resize(first + run, segment as u32);
+            index.directory.resize(first + run, Way::new(index.start_of(segment), own_depth));
             first += run;
         }
         index
@@ -279,27 +257,39 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
     pub(super) fn allocated_bytes(&self) -> usize {
         self.slab_bytes
             + self.slabs.capacity() * size_of::<Slab>()
-            + self.directory.capacity() * size_of::<u32>()
+            + self.directory.capacity() * size_of::<Way>()
+            + self.numbers.capacity() * size_of::<u32>()
             + self.spilled.len() * SPILLED_BYTES
     }
 
     /// The location under this hash that is the right one. `is_it` is asked about a wrong one in fewer than two
     /// searches of a hundred. Computes in O(1) time: one cache miss.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find(&self, hash: u64, mut is_it: impl FnMut(u64) -> bool) -> Option<u64> {
         let place = self.place(hash)?;
+        let bucket = self.bucket(&place, 0);
+        for slot in bucket.matching(place.tag | 1) {
+            let location = bucket.location(slot);
+            if is_it(location) {
+                return Some(location);
+            }
+        }
+        if bucket.is_full() || !self.spilled.is_empty() { self.find_away(hash, &place, is_it) } else { None }
+    }
+
+    /// Finds what is not in its home bucket.
+    #[inline(never)]
+    fn find_away(&self, hash: u64, place: &Place, mut is_it: impl FnMut(u64) -> bool) -> Option<u64> {
         // In a segment of fewer buckets than the window this comes round to some again, and finds nothing there: no tag has
         // such a displacement.
-        for displacement in 0..WINDOW {
-            let bucket = self.bucket(&place, displacement);
-            for slot in bucket.matching(place.tag | (displacement as u16 + 1)) {
-                let location = bucket.location(slot);
-                if is_it(location) {
-                    return Some(location);
-                }
-            }
-            if !bucket.is_full() {
+        for displacement in 1..WINDOW {
+            if !self.bucket(place, displacement - 1).is_full() {
                 break;
+            }
+            let bucket = self.bucket(place, displacement);
+            let mut same_tag = bucket.matching(place.tag | (displacement as u16 + 1)).map(|slot| bucket.location(slot));
+            if let Some(location) = same_tag.find(|&location| is_it(location)) {
+                return Some(location);
             }
         }
         if self.spilled.is_empty() { None } else { self.find_spilled(hash, is_it) }
@@ -349,7 +339,7 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
     fn insert_in_place(&mut self, hash: u64, location: u64) -> bool {
         let Some(place) = self.place(hash) else { return false };
         let limit = (self.home_mask + 1) * LOAD_LIMIT;
-        let (buckets, segment) = self.segment_mut(place.segment);
+        let (buckets, segment) = self.segment_mut(self.numbers[place.at] as usize);
         let has_room = usize::from(segment.len) < limit && put(buckets, place.home, place.tag, location);
         segment.len += u16::from(has_room);
         has_room
@@ -392,44 +382,49 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
     #[inline]
     fn place(&self, hash: u64) -> Option<Place> {
         let position = spread(hash);
-        let entry = *self.directory.get((position >> self.shift) as usize)?;
-        let base = entry >> SEGMENT_BITS;
-        Some(Place {
-            position,
-            segment: (entry & ((1 << SEGMENT_BITS) - 1)) as usize,
-            base,
-            home: hash as usize & self.home_mask,
-            tag: tag_of(position, base),
-        })
+        let at = (position >> self.shift) as usize;
+        let way = *self.directory.get(at)?;
+        Some(Place { position, at, way, home: hash as usize & self.home_mask, tag: tag_of(position, way.base()) })
     }
 
     #[inline]
     fn bucket(&self, place: &Place, displacement: usize) -> &Bucket {
         let number = (place.home + displacement) & self.home_mask;
-        &self.slabs[place.segment / SLAB].buckets[place.segment % SLAB * BUCKETS + number]
+        // SAFETY: the way leads to as many buckets as `home_mask` allows for (invariant 9), and the index is borrowed.
+        unsafe { &*place.way.buckets().add(number) }
+    }
+
+    /// Where the buckets of a segment start.
+    fn start_of(&self, segment: usize) -> NonNull<Bucket> {
+        let Slab { memory, segments } = &self.slabs[segment / SLAB];
+        assert!(segment % SLAB < segments.len());
+        // SAFETY: there is memory for every segment of the slab, and each takes up as many buckets.
+        unsafe { memory.buckets.add(segment % SLAB * (self.home_mask + 1)) }
     }
 
     fn buckets(&self, segment: usize) -> &[Bucket] {
-        let start = segment % SLAB * BUCKETS;
-        &self.slabs[segment / SLAB].buckets[start..=start + self.home_mask]
+        // SAFETY: those of a segment were written when it was made (invariant 9), and the index is borrowed.
+        unsafe { slice::from_raw_parts(self.start_of(segment).as_ptr(), self.home_mask + 1) }
     }
 
     #[inline]
     fn segment_mut(&mut self, segment: usize) -> (&mut [Bucket], &mut Segment) {
-        let start = segment % SLAB * BUCKETS;
-        let slab = &mut self.slabs[segment / SLAB];
-        (&mut slab.buckets[start..=start + self.home_mask], &mut slab.segments[segment % SLAB])
+        let start = self.start_of(segment);
+        // SAFETY: as in `buckets`, and the index is borrowed exclusively.
+        let buckets = unsafe { slice::from_raw_parts_mut(start.as_ptr(), self.home_mask + 1) };
+        (buckets, &mut self.slabs[segment / SLAB].segments[segment % SLAB])
     }
 
     /// The segment, bucket and slot of a location, unless it is spilled.
     fn slot_of(&self, hash: u64, location: u64) -> Option<(usize, usize, usize)> {
         let place = self.place(hash)?;
-        let buckets = self.buckets(place.segment);
+        let segment = self.numbers[place.at] as usize;
+        let buckets = self.buckets(segment);
         for displacement in 0..WINDOW.min(buckets.len()) {
             let bucket = (place.home + displacement) & self.home_mask;
             let mut same_tag = buckets[bucket].matching(place.tag | (displacement as u16 + 1));
             if let Some(slot) = same_tag.find(|&slot| buckets[bucket].location(slot) == location) {
-                return Some((place.segment, bucket, slot));
+                return Some((segment, bucket, slot));
             }
             if !buckets[bucket].is_full() {
                 break;
@@ -442,23 +437,37 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
     fn start(&mut self, buckets: usize) {
         self.home_mask = buckets - 1;
         let segment = self.push_segment(&[Bucket::EMPTY; BUCKETS][..buckets], Segment { len: 0, depth: 0 });
-        self.directory = vec![pack(segment, 0); 2];
+        self.lead_to(segment);
+    }
+
+    /// Makes the directory of a single segment.
+    fn lead_to(&mut self, segment: usize) {
+        self.numbers = vec![segment as u32; 2];
+        self.directory = vec![Way::new(self.start_of(segment), 0); 2];
     }
 
     fn push_segment(&mut self, buckets: &[Bucket], segment: Segment) -> usize {
         if self.slabs.last().is_none_or(|slab| slab.segments.len() == slab.segments.capacity()) {
             // A sixteenth more than there is: the unused part stays small.
             let room = (self.segments / 16).clamp(1, SLAB);
-            let slab = Slab { buckets: Vec::with_capacity(room * buckets.len()), segments: Vec::with_capacity(room) };
+            let slab = Slab { memory: Memory::new(room * buckets.len()), segments: Vec::with_capacity(room) };
+            // Else the last segments would have no memory.
+            debug_assert_eq!(slab.segments.capacity(), room);
             self.slab_bytes += slab.bytes();
             self.slabs.push(slab);
         }
         let number = self.slabs.len() - 1;
         let slab = &mut self.slabs[number];
-        slab.buckets.extend_from_slice(buckets);
+        let place = slab.segments.len();
+        assert!((place + 1) * buckets.len() <= slab.memory.room);
+        // SAFETY: there is room for these buckets, behind those of the segments before.
+        unsafe {
+            let start = slab.memory.buckets.add(place * buckets.len());
+            ptr::copy_nonoverlapping(buckets.as_ptr(), start.as_ptr(), buckets.len());
+        }
         slab.segments.push(segment);
         self.segments += 1;
-        number * SLAB + slab.segments.len() - 1
+        number * SLAB + place
     }
 
     /// Makes room where `hash` belongs; `false` if that would cost more than it is worth.
@@ -470,8 +479,9 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
             return true;
         }
         let Some(place) = self.place(hash) else { return false };
-        let depth = u32::from(self.segment_mut(place.segment).1.depth);
-        if self.slabs.len() >= (1 << SEGMENT_BITS) / SLAB {
+        let number = self.numbers[place.at] as usize;
+        let depth = u32::from(self.slabs[number / SLAB].segments[number % SLAB].depth);
+        if self.slabs.len() >= MOST_SEGMENTS / SLAB {
             return false;
         }
         if depth + self.shift == 64 {
@@ -480,10 +490,11 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
             if self.directory.len() * 2 * BUCKETS * SLOTS > 16 * (self.len + 1) {
                 return false;
             }
-            self.directory = self.directory.iter().flat_map(|&entry| [entry, entry]).collect();
+            self.directory = self.directory.iter().flat_map(|&way| [way, way]).collect();
+            self.numbers = self.numbers.iter().flat_map(|&number| [number, number]).collect();
             self.shift -= 1;
         }
-        self.split(&place, depth, hash_of);
+        self.split(&place, number, depth, hash_of);
         true
     }
 
@@ -499,20 +510,23 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
                 homeless.push((hash, location));
             }
         }
+        let Segment { len, depth } = self.slabs[0].segments[0];
+        let spilled = mem::take(&mut self.spilled);
+        let entries = self.len;
+        *self = Self::new();
+        (self.spilled, self.len) = (spilled, entries);
         self.home_mask = buckets - 1;
-        let slab = &mut self.slabs[0];
-        self.slab_bytes -= slab.bytes();
-        slab.buckets = larger;
-        slab.segments[0].len -= homeless.len() as u16;
-        self.slab_bytes += slab.bytes();
+        let segment = self.push_segment(&larger, Segment { len: len - homeless.len() as u16, depth });
+        self.lead_to(segment);
         self.spilled.extend(homeless);
     }
 
-    fn split(&mut self, place: &Place, depth: u32, hash_of: &mut dyn FnMut(u64) -> u64) {
-        let wears_out = depth + 1 > place.base + TAG_WEAR;
-        let base = if wears_out { depth + 1 } else { place.base };
-        let side_bit = 1 << (15 - (depth - place.base));
-        let old = self.buckets(place.segment);
+    fn split(&mut self, place: &Place, number: usize, depth: u32, hash_of: &mut dyn FnMut(u64) -> u64) {
+        let old_base = place.way.base();
+        let wears_out = depth + 1 > old_base + TAG_WEAR;
+        let base = if wears_out { depth + 1 } else { old_base };
+        let side_bit = 1 << (15 - (depth - old_base));
+        let old = self.buckets(number);
         // All hashes are asked for before the first is used: the misses of the caller's records overlap.
         let mut tags = [[0_u16; SLOTS]; BUCKETS];
         if wears_out {
@@ -540,14 +554,17 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
         }
         // From here on nothing calls out.
         let depth = depth + 1;
-        let (buckets, segment) = self.segment_mut(place.segment);
+        let (buckets, segment) = self.segment_mut(number);
         buckets.copy_from_slice(&halves[0]);
         *segment = Segment { len: lens[0], depth: depth as u8 };
         let upper = self.push_segment(&halves[1], Segment { len: lens[1], depth: depth as u8 });
         let run = 1 << (64 - self.shift - depth);
         let first = (place.position >> self.shift) as usize & !(2 * run - 1);
-        self.directory[first..first + run].fill(pack(place.segment, base));
-        self.directory[first + run..first + 2 * run].fill(pack(upper, base));
+        for (first, segment) in [(first, number), (first + run, upper)] {
+            self.numbers[first..first + run].fill(segment as u32);
+            let way = Way::new(self.start_of(segment), base);
+            self.directory[first..first + run].fill(way);
+        }
         self.spilled.extend(homeless);
     }
 
@@ -557,21 +574,24 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
         let buckets = self.home_mask + 1;
         if !self.directory.is_empty() {
             assert!(self.directory.len() >= 2 && self.directory.len() == 1 << (64 - self.shift), "1");
+            assert_eq!(self.numbers.len(), self.directory.len(), "1");
         }
         assert!(buckets == BUCKETS || self.segments <= 1, "6");
         let mut named = std::collections::BTreeSet::new();
         let mut len = self.spilled.len();
         let mut first = 0;
         while first < self.directory.len() {
-            let entry = self.directory[first];
-            let (number, base) = ((entry & ((1 << SEGMENT_BITS) - 1)) as usize, entry >> SEGMENT_BITS);
+            let way = self.directory[first];
+            let (number, base) = (self.numbers[first] as usize, way.base());
+            assert_eq!(way.buckets(), self.start_of(number).as_ptr(), "9");
             let slab = &self.slabs[number / SLAB];
             let segment = slab.segments[number % SLAB];
             let depth = u32::from(segment.depth);
             assert!(base <= depth && depth <= base + TAG_WEAR, "1: base {base}, depth {depth}");
             let run = 1 << (64 - self.shift - depth);
             assert!(first % run == 0, "1");
-            assert!(self.directory[first..first + run].iter().all(|&other| other == entry), "1");
+            assert!(self.directory[first..first + run].iter().all(|&other| other == way), "1");
+            assert!(self.numbers[first..first + run].iter().all(|&other| other as usize == number), "1");
             assert!(named.insert(number), "1");
             let table = self.buckets(number);
             for bucket in table {
@@ -580,7 +600,7 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
             for (bucket, tag, location) in entries(table) {
                 let hash = hash_of(location);
                 let place = self.place(hash).unwrap();
-                assert_eq!((place.segment, place.tag), (number, tag & !DISPLACEMENT), "2");
+                assert_eq!((self.numbers[place.at] as usize, place.tag), (number, tag & !DISPLACEMENT), "2");
                 let displacement = usize::from(tag & DISPLACEMENT) - 1;
                 assert_eq!((place.home + displacement) & self.home_mask, bucket, "2");
                 assert!(displacement < WINDOW.min(buckets), "2");
@@ -601,7 +621,7 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
 
 impl Slab {
     fn bytes(&self) -> usize {
-        self.buckets.capacity() * size_of::<Bucket>() + self.segments.capacity() * size_of::<Segment>()
+        self.memory.room * size_of::<Bucket>() + self.segments.capacity() * size_of::<Segment>()
     }
 }
 
@@ -622,10 +642,6 @@ fn unspread(position: f64) -> f64 {
 #[inline]
 fn tag_of(position: u64, base: u32) -> u16 {
     (position << base >> 48) as u16 & !DISPLACEMENT
-}
-
-fn pack(segment: usize, base: u32) -> u32 {
-    segment as u32 | base << SEGMENT_BITS
 }
 
 /// Whether there was room within the window. The number of buckets is a power of two.
@@ -673,281 +689,4 @@ fn entries(buckets: &[Bucket]) -> impl Iterator<Item = (usize, u16, u64)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// A bijection that looks random (the finalizer of splitmix64).
-    fn scramble(n: u64) -> u64 {
-        let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        n ^ (n >> 31)
-    }
-
-    type Hashes = fn(u64) -> u64;
-    const HASHES: [(&str, Hashes); 8] = [
-        ("random", scramble),
-        ("all equal", |_| 0x0123_4567_89ab_cdef),
-        ("all ones", |_| u64::MAX),
-        ("sequential", |n| n),
-        ("top bits equal", |n| scramble(n) >> 20),
-        ("low bits equal", |n| scramble(n) << 20),
-        ("few", |n| scramble(n % 5)),
-        ("pairs", |n| scramble(n / 2)),
-    ];
-
-    /// An index beside what it should hold: location and hash.
-    struct Pair<const BUCKETS: usize> {
-        index: HashIndex<BUCKETS>,
-        model: HashMap<u64, u64>,
-    }
-
-    impl<const BUCKETS: usize> Pair<BUCKETS> {
-        fn new(index: HashIndex<BUCKETS>) -> Self {
-            Self { index, model: HashMap::new() }
-        }
-
-        fn insert(&mut self, hash: u64, location: u64) {
-            let model = &self.model;
-            self.index.insert(hash, location, |location| model[&location]);
-            assert_eq!(self.model.insert(location, hash), None);
-        }
-
-        fn remove(&mut self, location: u64) {
-            self.index.remove(self.model.remove(&location).unwrap(), location);
-        }
-
-        fn replace(&mut self, old: u64, new: u64) {
-            let hash = self.model.remove(&old).unwrap();
-            self.index.replace(hash, old, new);
-            assert_eq!(self.model.insert(new, hash), None);
-        }
-
-        fn check(&self) {
-            self.index.validate(|location| self.model[&location]);
-            assert_eq!(self.index.len(), self.model.len());
-            for (&location, &hash) in &self.model {
-                assert_eq!(self.index.find(hash, |other| other == location), Some(location));
-                let candidate = self.index.first_candidate(hash);
-                assert!(candidate.is_some_and(|candidate| self.model.contains_key(&candidate)));
-                assert_eq!(self.index.find(hash, |_| false), None);
-            }
-        }
-    }
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Insert(u64),
-        Remove(prop::sample::Index),
-        Replace(prop::sample::Index, u64),
-        FindAbsent(u64),
-        Clear,
-    }
-
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let location = || prop_oneof![8 => 0..1000_u64, 1 => (1_u64 << 48) - 9..1 << 48];
-        let step = prop_oneof![
-            60 => location().prop_map(Step::Insert),
-            25 => any::<prop::sample::Index>().prop_map(Step::Remove),
-            10 => (any::<prop::sample::Index>(), location()).prop_map(|(old, new)| Step::Replace(old, new)),
-            10 => location().prop_map(Step::FindAbsent),
-            1 => Just(Step::Clear),
-        ];
-        prop::collection::vec(step, 0..300)
-    }
-
-    fn run<const BUCKETS: usize>(hashes: Hashes, capacity: usize, steps: &[Step]) {
-        let mut pair = Pair::new(HashIndex::<BUCKETS>::with_capacity(capacity));
-        // A sorted copy of the keys, so that a step means the same in every run.
-        let mut locations: Vec<u64> = Vec::new();
-        for step in steps {
-            match *step {
-                Step::Insert(new) if !pair.model.contains_key(&new) => {
-                    pair.insert(hashes(new), new);
-                    locations.push(new);
-                }
-                Step::Remove(which) if !locations.is_empty() => {
-                    pair.remove(locations.swap_remove(which.index(locations.len())));
-                }
-                Step::Replace(which, new) if !locations.is_empty() && !pair.model.contains_key(&new) => {
-                    let old = which.get(&locations).to_owned();
-                    pair.replace(old, new);
-                    locations.retain(|&location| location != old);
-                    locations.push(new);
-                }
-                Step::FindAbsent(absent) if !pair.model.contains_key(&absent) => {
-                    assert_eq!(pair.index.find(hashes(absent), |other| other == absent), None);
-                }
-                Step::Clear => {
-                    pair.index.clear();
-                    pair.model.clear();
-                    locations.clear();
-                    assert_eq!(pair.index.allocated_bytes(), 0);
-                }
-                _ => {}
-            }
-            pair.check();
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
-
-        #[test]
-        fn does_what_a_map_does(steps in steps(), hashes in 0..HASHES.len(), capacity in 0..100_usize) {
-            let (_, hashes) = HASHES[hashes];
-            run::<1>(hashes, capacity, &steps);
-            run::<2>(hashes, 0, &steps);
-            run::<8>(hashes, capacity, &steps);
-            run::<64>(hashes, 0, &steps);
-        }
-    }
-
-    fn fill_and_empty<const BUCKETS: usize>(name: &str, hashes: Hashes, entries: u64) {
-        let mut pair = Pair::new(HashIndex::<BUCKETS>::new());
-        for n in 0..entries {
-            pair.insert(hashes(n), n);
-            if n.is_power_of_two() {
-                pair.check();
-            }
-        }
-        pair.check();
-        let bytes = pair.index.allocated_bytes();
-        assert!(bytes as u64 <= 256 + 300 * entries, "{name}, {BUCKETS} buckets: {bytes} bytes for {entries} entries");
-        for n in 0..entries {
-            pair.remove(n);
-            if n.is_power_of_two() {
-                pair.check();
-            }
-        }
-        pair.check();
-        assert_eq!(pair.index.len(), 0);
-        assert!(pair.index.spilled.is_empty());
-    }
-
-    #[test]
-    fn any_hashes_whatever_they_have_in_common() {
-        for (name, hashes) in HASHES {
-            fill_and_empty::<1>(name, hashes, 3_000);
-            fill_and_empty::<4>(name, hashes, 3_000);
-            fill_and_empty::<64>(name, hashes, 10_000);
-        }
-    }
-
-    #[test]
-    fn random_hashes_spill_nothing_and_take_14_bytes() {
-        let mut pair = Pair::new(HashIndex::<64>::new());
-        let mut ratios = Vec::new();
-        for n in 0..200_000 {
-            pair.insert(scramble(n), n);
-            if n % 1_000 == 999 && n > 20_000 {
-                ratios.push(pair.index.allocated_bytes() as f64 / (n + 1) as f64);
-            }
-        }
-        pair.check();
-        assert!(pair.index.spilled.is_empty());
-        let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;
-        assert!(mean < 15.0, "{mean}");
-        assert!(ratios.iter().all(|&ratio| ratio < 16.0), "{ratios:?}");
-    }
-
-    #[test]
-    fn the_tags_of_a_segment_are_made_anew_every_fifth_split() {
-        let mut index = HashIndex::<1>::new();
-        let mut asked = 0;
-        for n in 0..100_000 {
-            index.insert(scramble(n), n, |location| {
-                asked += 1;
-                scramble(location)
-            });
-        }
-        // Without tags that last for several splits it would be about two for each entry.
-        assert!(asked < 70_000, "{asked}");
-        index.validate(scramble);
-    }
-
-    #[test]
-    fn sized_takes_what_it_was_sized_for() {
-        for entries in [1, 7, 8, 100, 448, 449, 1_000, 30_000, 100_000] {
-            let mut pair = Pair::new(HashIndex::<64>::with_capacity(entries));
-            pair.check();
-            let (bytes, segments) = (pair.index.allocated_bytes(), pair.index.segments);
-            assert!(bytes < 200 + 18 * entries || entries < 2_000, "{bytes} bytes for {entries} entries");
-            for n in 0..entries as u64 {
-                pair.insert(scramble(n), n);
-            }
-            pair.check();
-            assert!(pair.index.segments <= segments + segments / 20 + 1, "{segments}, {}", pair.index.segments);
-        }
-    }
-
-    #[test]
-    fn churn_takes_no_more_and_more_memory() {
-        let entries = 5_000;
-        let mut pair = Pair::new(HashIndex::<64>::new());
-        for n in 0..entries {
-            pair.insert(scramble(n), n);
-        }
-        let mut bytes = Vec::new();
-        for round in 0..100 {
-            for n in round * entries..(round + 1) * entries {
-                pair.remove(n);
-                pair.insert(scramble(n + entries), n + entries);
-            }
-            pair.check();
-            bytes.push(pair.index.allocated_bytes());
-        }
-        assert!(bytes[99] <= 22 * entries as usize, "{bytes:?}");
-        assert!(pair.index.spilled.is_empty());
-    }
-
-    /// Growth goes through a segment from bucket 0 on, so it may not find the room that the order of arrival found.
-    fn lose_home<const BUCKETS: usize>() {
-        let mut pair = Pair::new(HashIndex::<BUCKETS>::with_capacity(112));
-        // 56 fill the window of bucket 10, the next 8 take the last room in that of bucket 11, the others make up the number.
-        let homes = [(10, 56), (11, 8), (2, 8), (3, 8), (4, 8), (5, 8), (6, 8), (7, 8), (8, 1)];
-        let mut location = 0;
-        for (home, count) in homes {
-            for _ in 0..count {
-                pair.insert(home | scramble(location) >> 20 << 8, location);
-                location += 1;
-            }
-        }
-        assert_eq!(pair.index.spilled.len(), 8);
-        pair.check();
-        for location in 0..location {
-            pair.remove(location);
-            pair.check();
-        }
-    }
-
-    #[test]
-    fn growth_spills_what_loses_its_room() {
-        // One splits, one enlarges its only segment.
-        lose_home::<16>();
-        lose_home::<32>();
-    }
-
-    #[test]
-    fn the_first_and_the_last_location() {
-        let mut pair = Pair::new(HashIndex::<1>::new());
-        for (hash, location) in [(0, 0), (0, (1 << 48) - 1), (u64::MAX, 1), (u64::MAX, (1 << 48) - 2)] {
-            pair.insert(hash, location);
-            pair.check();
-        }
-        pair.remove(0);
-        pair.replace((1 << 48) - 1, 0);
-        pair.check();
-    }
-
-    #[test]
-    fn an_empty_index_allocates_nothing() {
-        let index = HashIndex::<64>::new();
-        index.prefetch(7);
-        assert_eq!((index.find(7, |_| true), index.len(), index.allocated_bytes()), (None, 0, 0));
-        assert_eq!(HashIndex::<64>::with_capacity(0).allocated_bytes(), 0);
-    }
-}
+mod tests;

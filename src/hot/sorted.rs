@@ -2,7 +2,7 @@
 //!
 //! # Design
 //!
-//! A copy-on-write B+tree of `u32` ids. It holds no keys: a leaf has four bytes of each, and asks the caller's [`Keys`]
+//! A copy-on-write B+tree of `u32` ids. It holds no keys: a leaf has five bytes of each, and asks the caller's [`Keys`]
 //! when those do not tell. Inner nodes own their separators, the shortest that tell left from right.
 //!
 //! ```text
@@ -24,7 +24,7 @@
 //!
 //! # Why this and not the other way
 //!
-//! A `BTreeSet` of keys holds each key a second time in an allocation of its own (some 60 bytes an entry, here 9 to 13),
+//! A `BTreeSet` of keys holds each key a second time in an allocation of its own (some 60 bytes an entry, here 12 to 18),
 //! reads one of them for each comparison (a cache miss each), and cannot be shared with a snapshot.
 //!
 //! Deletion joins two neighbours when both fit in half a node. It does not move single entries from a full neighbour to
@@ -43,6 +43,8 @@
 //! 6. The separators left and right of a node share at least `fenced` bytes; at either end of the tree that is 0.
 //! 7. `allocated` is what the nodes and their separators take.
 //! 8. An inner node holds exactly the children that it counts.
+//! 9. What a leaf says of how many bytes a key shares with the one before it, and of the byte behind those, is true or
+//!    `UNKNOWN`; of its first key it says nothing.
 
 mod cursor;
 mod node;

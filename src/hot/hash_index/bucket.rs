@@ -1,7 +1,9 @@
 //! A bucket: one cache line of eight slots, each with a tag and a location.
 
 #[cfg(target_arch = "x86_64")]
-use core::arch::x86_64::{__m128i, _mm_cmpeq_epi16, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16, _mm_setzero_si128};
+use core::arch::x86_64::{
+    __m128i, _mm_cmpeq_epi16, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16, _mm_setzero_si128,
+};
 
 pub(super) const SLOTS: usize = 8;
 

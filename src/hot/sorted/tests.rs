@@ -346,16 +346,16 @@ fn bytes_per_entry(count: u64, order: impl Iterator<Item = usize>) -> f64 {
 
 #[test]
 fn leaves_are_well_filled_in_every_order() {
-    // 8 bytes of ids and heads an entry, 9 at nine tenths; an inner node takes some 30 bytes a child.
+    // 11 bytes an entry and 32 a leaf, 13 at nine tenths; an inner node takes some 30 bytes a child.
     let count = 20_000;
     let many = count as usize;
-    assert!(bytes_per_entry(count, 0..many) < 10.0);
-    assert!(bytes_per_entry(count, (0..many).rev()) < 10.0);
-    assert!(bytes_per_entry(count, shuffled(many)) < 17.0);
+    assert!(bytes_per_entry(count, 0..many) < 14.0);
+    assert!(bytes_per_entry(count, (0..many).rev()) < 14.0);
+    assert!(bytes_per_entry(count, shuffled(many)) < 20.0);
     // Ten runs at once, each ascending or descending in the middle of the tree.
     let runs = move |at: usize| at % 10 * (many / 10) + at / 10;
-    assert!(bytes_per_entry(count, (0..many).map(runs)) < 11.0);
-    assert!(bytes_per_entry(count, (0..many).rev().map(runs)) < 11.0);
+    assert!(bytes_per_entry(count, (0..many).map(runs)) < 16.0);
+    assert!(bytes_per_entry(count, (0..many).rev().map(runs)) < 16.0);
 }
 
 #[test]
@@ -374,8 +374,8 @@ fn deletions_give_memory_back() {
             pair.remove(at);
         }
         pair.check();
-        // Invariant 4: an eighth full at worst, that is 66 bytes an entry and some for the inner nodes.
-        assert!(pair.index.allocated_bytes() < 80 * pair.index.len(), "round {round}");
+        // Invariant 4: an eighth full at worst, that is 92 bytes an entry and some for the inner nodes.
+        assert!(pair.index.allocated_bytes() < 110 * pair.index.len(), "round {round}");
     }
     assert!(most.iter().all(|&bytes| bytes <= most[0] * 5 / 4), "{most:?}");
     // A window that moves on.

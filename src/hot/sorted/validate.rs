@@ -1,6 +1,6 @@
 //! Checks the invariants that `sorted.rs` states. A failure names the one that does not hold.
 
-use super::node::{Child, common, head, quarter};
+use super::node::{Child, UNKNOWN, common, head, quarter, turn};
 use super::{Inner, Keys, Leaf, SortedIndex, footprint};
 
 impl<const L: usize, const I: usize> SortedIndex<L, I> {
@@ -42,6 +42,14 @@ impl Found {
                 assert_eq!(depth, self.height, "3");
                 assert!(leaf.ids().iter().all(|&id| within(keys.key(id))), "2");
                 assert!(usize::from(leaf.fenced) <= fenced, "6");
+                let kept = usize::from(leaf.prefix).min(leaf.lead.len());
+                let prefix = &keys.key(leaf.ids()[0])[..leaf.prefix.into()];
+                assert_eq!(leaf.lead[leaf.lead.len() - kept..], prefix[prefix.len() - kept..], "5");
+                for (at, ids) in leaf.ids().windows(2).enumerate() {
+                    let (shared, turns) = (leaf.shared[at + 1], leaf.turns[at + 1]);
+                    let is_true = (shared, turns) == turn(keys.key(ids[0]), keys.key(ids[1]));
+                    assert!(is_true || shared == UNKNOWN, "9");
+                }
                 self.ids.extend_from_slice(leaf.ids());
                 self.allocated += footprint::<Leaf<L>>();
                 (

@@ -3,8 +3,8 @@
 //! A scan that copied each key and each value into an allocation of its own would pay two allocations an entry. Here what
 //! has no handle of its own is gathered, a run of entries in one buffer, and the handles are slices of it.
 
-use std::ops::Range;
-use std::vec;
+use std::collections::VecDeque;
+use std::mem;
 
 use bytes::Bytes;
 
@@ -16,59 +16,119 @@ pub(crate) enum Part<'a> {
     Shared(Bytes),
 }
 
-/// The longest run, in entries. A handle that is kept keeps the copied parts of its run.
+/// Up to `N` parts, to be handed out in the order in which they were pushed.
+struct Run<const N: usize> {
+    /// Copies of the parts that are pushed.
+    gathering: Vec<u8>,
+    /// Those of the parts that are handed out, and how much of them was.
+    gathered: Bytes,
+    start: usize,
+    /// The lengths of the parts; `SHARED` for one that is not copied.
+    lens: [u32; N],
+    next: usize,
+    len: usize,
+    shared: VecDeque<Bytes>,
+}
+
+/// No part that is copied is as long.
+const SHARED: u32 = u32::MAX;
+
+impl<const N: usize> Run<N> {
+    fn new() -> Self {
+        Self {
+            gathering: Vec::new(),
+            gathered: Bytes::new(),
+            start: 0,
+            lens: [0; N],
+            next: 0,
+            len: 0,
+            shared: VecDeque::new(),
+        }
+    }
+
+    /// Begins a new run, which is expected to be so many times as large as the last one.
+    fn begin(&mut self, growth: usize) {
+        debug_assert!(self.next == self.len, "a run is handed out before the next one");
+        // A little more, because runs vary, and a vector that is full would be shared at the second handle only.
+        self.gathering.reserve(self.gathered.len() * growth * 9 / 8 + 32);
+        (self.next, self.len, self.start) = (0, 0, 0);
+    }
+
+    fn push(&mut self, part: Part<'_>) {
+        self.lens[self.len] = match part {
+            Part::Borrowed(bytes) => {
+                self.gathering.extend_from_slice(bytes);
+                bytes.len() as u32
+            }
+            Part::Shared(handle) => {
+                self.shared.push_back(handle);
+                SHARED
+            }
+        };
+        self.len += 1;
+    }
+
+    /// Ends the run. From here on its parts can be had.
+    fn end(&mut self) {
+        self.gathered = mem::take(&mut self.gathering).into();
+    }
+
+    /// The next part, if one is left.
+    #[inline]
+    fn next(&mut self) -> Option<Bytes> {
+        if self.next == self.len {
+            return None;
+        }
+        let len = self.lens[self.next];
+        self.next += 1;
+        if len == SHARED {
+            return self.shared.pop_front();
+        }
+        let start = self.start;
+        self.start += len as usize;
+        Some(self.gathered.slice(start..self.start))
+    }
+}
+
+/// The longest run of a scan, in entries. A handle that is kept keeps the copied parts of its run.
 const LONGEST_RUN: usize = 64;
 
 /// An iterator of handles over an iterator of entries.
 pub(crate) struct Handles<I> {
     entries: I,
-    /// What is left of the current run.
-    run: vec::IntoIter<(Piece, Piece)>,
-    /// The parts copied for the current run.
-    gathered: Bytes,
+    run: Run<{ 2 * LONGEST_RUN }>,
     /// How many entries the next run takes: few at first, for scans that end early.
     run_len: usize,
 }
 
-enum Piece {
-    Gathered(Range<usize>),
-    Shared(Bytes),
-}
-
 impl<'a, I: Iterator<Item = (Part<'a>, Part<'a>)>> Handles<I> {
     pub(crate) fn new(entries: I) -> Self {
-        Self { entries, run: Vec::new().into_iter(), gathered: Bytes::new(), run_len: 1 }
+        Self { entries, run: Run::new(), run_len: 4 }
     }
 
     fn next_run(&mut self) {
-        let mut gathered = Vec::new();
-        let mut gather = |part| match part {
-            Part::Borrowed(bytes) => {
-                let start = gathered.len();
-                gathered.extend_from_slice(bytes);
-                Piece::Gathered(start..gathered.len())
-            }
-            Part::Shared(handle) => Piece::Shared(handle),
-        };
-        let run = self.entries.by_ref().take(self.run_len).map(|(key, value)| (gather(key), gather(value)));
-        self.run = run.collect::<Vec<_>>().into_iter();
-        self.gathered = gathered.into();
-        self.run_len = (self.run_len * 2).min(LONGEST_RUN);
+        self.run.begin(if self.run_len < LONGEST_RUN { 4 } else { 1 });
+        for (key, value) in self.entries.by_ref().take(self.run_len) {
+            self.run.push(key);
+            self.run.push(value);
+        }
+        self.run.end();
+        self.run_len = (self.run_len * 4).min(LONGEST_RUN);
     }
 }
 
 impl<'a, I: Iterator<Item = (Part<'a>, Part<'a>)>> Iterator for Handles<I> {
     type Item = (Bytes, Bytes);
 
+    #[inline]
     fn next(&mut self) -> Option<(Bytes, Bytes)> {
-        if self.run.len() == 0 {
-            self.next_run();
-        }
-        let (key, value) = self.run.next()?;
-        let handle = |piece| match piece {
-            Piece::Gathered(range) => self.gathered.slice(range),
-            Piece::Shared(handle) => handle,
+        let key = match self.run.next() {
+            Some(key) => key,
+            None => {
+                self.next_run();
+                self.run.next()?
+            }
         };
-        Some((handle(key), handle(value)))
+        Some((key, self.run.next()?))
     }
 }

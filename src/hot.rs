@@ -320,7 +320,12 @@ impl HotStore {
 
     #[inline]
     fn find(&self, key: &[u8]) -> Option<Record<'_>> {
-        self.locate(self.hash(key), key).map(|location| self.records.arena.record(location))
+        self.find_hashed(self.hash(key), key)
+    }
+
+    #[inline]
+    fn find_hashed(&self, hash: u64, key: &[u8]) -> Option<Record<'_>> {
+        self.locate(hash, key).map(|location| self.records.arena.record(location))
     }
 
     /// Puts a value that may come as a handle.
@@ -479,9 +484,8 @@ impl StateStore for HotStore {
     }
 
     fn prefix_scan<'a>(&'a self, prefix: &'a [u8]) -> Box<dyn Iterator<Item = (Bytes, Bytes)> + 'a> {
-        // The end of the prefix would be bytes of its own, which no borrowed bound could hold.
-        let from = self.range((Bound::Included(prefix), Bound::Unbounded));
-        Box::new(Handles::new(from.take_while(|record| record.key().starts_with(prefix)).map(parts)))
+        let ids = self.sorted.prefix(&self.records, prefix);
+        Box::new(Handles::new(Scan::new(&self.records, ids).map(parts)))
     }
 
     fn range_scan<'a>(&'a self, range: Range<&'a [u8]>) -> Box<dyn Iterator<Item = (Bytes, Bytes)> + 'a> {
@@ -577,14 +581,17 @@ impl StateStore for HotStore {
                 *hash = self.hash(key);
                 self.index.prefetch(*hash);
             }
-            for &hash in &hashes[..keys.len()] {
-                if let Some(location) = self.index.first_candidate(hash) {
+            let mut candidates = [None; BATCH];
+            for (candidate, &hash) in candidates.iter_mut().zip(&hashes[..keys.len()]) {
+                *candidate = self.index.first_candidate(hash);
+                if let Some(location) = *candidate {
                     prefetch(self.records.address(location));
                 }
             }
-            out.extend(keys.iter().zip(hashes).map(|(key, hash)| {
-                let location = self.locate(hash, key)?;
-                Some(self.records.arena.record(location).value().to_bytes())
+            out.extend(keys.iter().zip(candidates).zip(hashes).map(|((key, candidate), hash)| {
+                let first = self.records.arena.record(candidate?);
+                let found = if first.has_key(key) { Some(first) } else { self.find_hashed(hash, key) };
+                found.map(|record| record.value().to_bytes())
             }));
         }
     }

@@ -6,7 +6,7 @@
 
 use super::arena::{Location, Record};
 use super::sorted::Keys;
-use super::{Ids, prefetch};
+use super::{Ids, prefetch, sizes};
 
 /// Entries by id: the table and the arena, of the writer or of a snapshot.
 pub(super) trait Records {
@@ -34,14 +34,15 @@ impl<R: Records> Keys for R {
 pub(super) struct Scan<'a, R> {
     records: &'a R,
     ids: Ids<'a, R>,
-    /// The locations of a leaf's records, of which those up to `next` were handed out.
-    run: Vec<Location>,
+    /// The locations of a leaf's records; those from `next` to `len` are still to be handed out.
+    run: [Location; sizes::LEAF],
     next: usize,
+    len: usize,
 }
 
 impl<'a, R: Records> Scan<'a, R> {
     pub(super) fn new(records: &'a R, ids: Ids<'a, R>) -> Self {
-        Self { records, ids, run: Vec::new(), next: 0 }
+        Self { records, ids, run: [0; sizes::LEAF], next: 0, len: 0 }
     }
 
     fn next_run(&mut self) -> Option<()> {
@@ -49,13 +50,11 @@ impl<'a, R: Records> Scan<'a, R> {
         for &id in run {
             prefetch(self.records.slot(id));
         }
-        self.run.clear();
-        self.next = 0;
-        for &id in run {
-            let location = self.records.location(id);
-            prefetch(self.records.address(location));
-            self.run.push(location);
+        for (slot, &id) in self.run.iter_mut().zip(run) {
+            *slot = self.records.location(id);
+            prefetch(self.records.address(*slot));
         }
+        (self.next, self.len) = (0, run.len());
         Some(())
     }
 }
@@ -65,7 +64,7 @@ impl<'a, R: Records> Iterator for Scan<'a, R> {
 
     #[inline]
     fn next(&mut self) -> Option<Record<'a>> {
-        if self.next == self.run.len() {
+        if self.next == self.len {
             self.next_run()?;
         }
         let location = self.run[self.next];

@@ -270,6 +270,11 @@ impl<const L: usize, const I: usize> SortedIndex<L, I> {
     ) -> Ids<'a, K, L, I> {
         Ids::new(self.root.as_ref(), keys, range)
     }
+
+    /// The ids whose keys start with `prefix`, in order. Finding the first takes **O(log n)**.
+    pub(super) fn prefix<'a, K: Keys>(&'a self, keys: &'a K, prefix: &'a [u8]) -> Ids<'a, K, L, I> {
+        Ids::starting_with(self.root.as_ref(), keys, prefix)
+    }
 }
 
 impl<const L: usize, const I: usize> SortedView<L, I> {

@@ -17,6 +17,7 @@
 //! 2. All ids before the rest of `run` that are in the range were handed out.
 //! 3. `done` says that no id behind `run` is in the range.
 
+use std::borrow::Cow;
 use std::ops::Bound;
 use std::slice;
 
@@ -27,10 +28,22 @@ use super::node::{Child, Cut, Inner, Leaf};
 /// times the nodes of the one above, and there are less than 2^32 ids.
 const MAX_DEPTH: usize = 24;
 
+/// A cut that may own its key.
+struct End<'a> {
+    key: Cow<'a, [u8]>,
+    after: bool,
+}
+
+impl End<'_> {
+    fn cut(&self) -> Cut<'_> {
+        Cut { key: &self.key, after: self.after }
+    }
+}
+
 /// The ids of a range, in the order of their keys.
 pub(in super::super) struct Ids<'a, K, const L: usize = 64, const I: usize = 64> {
     keys: &'a K,
-    end: Option<Cut<'a>>,
+    end: Option<End<'a>>,
     path: [Option<&'a Inner<L, I>>; MAX_DEPTH],
     taken: [u8; MAX_DEPTH],
     depth: usize,
@@ -42,8 +55,18 @@ pub(in super::super) struct Ids<'a, K, const L: usize = 64, const I: usize = 64>
 
 impl<'a, K: Keys, const L: usize, const I: usize> Ids<'a, K, L, I> {
     pub(super) fn new(root: Option<&'a Child<L, I>>, keys: &'a K, range: (Bound<&'a [u8]>, Bound<&'a [u8]>)) -> Self {
-        let start = cut(range.0, false);
-        let end = cut(range.1, true);
+        let end = cut(range.1, true).map(|Cut { key, after }| End { key: key.into(), after });
+        Self::between(root, keys, cut(range.0, false), end)
+    }
+
+    /// The ids of the keys that start with `prefix`.
+    pub(super) fn starting_with(root: Option<&'a Child<L, I>>, keys: &'a K, prefix: &'a [u8]) -> Self {
+        let end = successor(prefix).map(|key| End { key: key.into(), after: false });
+        Self::between(root, keys, Some(Cut { key: prefix, after: false }), end)
+    }
+
+    fn between(root: Option<&'a Child<L, I>>, keys: &'a K, start: Option<Cut<'_>>, end: Option<End<'a>>) -> Self {
+        let empty = start.zip(end.as_ref()).is_some_and(|(start, end)| start >= end.cut());
         let mut ids = Self {
             keys,
             end,
@@ -54,7 +77,6 @@ impl<'a, K: Keys, const L: usize, const I: usize> Ids<'a, K, L, I> {
             run: [].iter(),
             done: true,
         };
-        let empty = start.zip(end).is_some_and(|(start, end)| start >= end);
         if let Some(root) = root.filter(|_| !empty) {
             ids.descend(root, start);
         }
@@ -93,7 +115,7 @@ impl<'a, K: Keys, const L: usize, const I: usize> Ids<'a, K, L, I> {
                     let leaf = node.get();
                     if let Some((inner, _)) = self.lowest() {
                         // The end need not be between this node's separators, so nothing is known about its prefix.
-                        self.stop = self.end.map_or(usize::MAX, |end| inner.rank(end.key, 0));
+                        self.stop = self.end.as_ref().map_or(usize::MAX, |end| inner.rank(&end.key, 0));
                     }
                     let from = start.map_or(0, |start| leaf.rank(self.keys, start, leaf.fenced));
                     return self.enter(leaf, from);
@@ -111,8 +133,8 @@ impl<'a, K: Keys, const L: usize, const I: usize> Ids<'a, K, L, I> {
     fn enter(&mut self, leaf: &'a Leaf<L>, from: usize) {
         let ids = leaf.ids();
         let (at, last) = self.lowest().map_or((0, 0), |(inner, at)| (at, inner.len() - 1));
-        let to = match self.end {
-            Some(end) if at >= self.stop => leaf.rank(self.keys, end, 0),
+        let to = match &self.end {
+            Some(end) if at >= self.stop => leaf.rank(self.keys, end.cut(), 0),
             _ => ids.len(),
         };
         // In the last child, an end behind all of its keys may be further on in the tree.
@@ -162,6 +184,14 @@ impl<K: Keys, const L: usize, const I: usize> Iterator for Ids<'_, K, L, I> {
             self.next_leaf();
         }
     }
+}
+
+/// The least key above all that start with `prefix`; `None` if there is none.
+fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|&byte| byte < u8::MAX)?;
+    let mut successor = prefix[..=last].to_vec();
+    successor[last] += 1;
+    Some(successor)
 }
 
 /// Where a range begins or ends; `None` at the end of all keys.

@@ -33,6 +33,7 @@ mod sorted;
 mod versions;
 
 use std::hash::{BuildHasher as _, Hasher as _};
+use std::mem;
 use std::ops::{Bound, ControlFlow, Range};
 use std::sync::Arc;
 
@@ -378,21 +379,24 @@ impl HotStore {
     }
 
     fn insert(&mut self, hash: u64, key: &[u8], value: &[u8], handle: Option<Bytes>) {
-        let id = self.add(hash, key, value, handle);
+        let id = self.records.table.insert(&self.versions, 0).expect("there are fewer than 2^32 entries");
+        let location = self.append(id, key, value, handle);
+        self.records.table.set(&self.versions, id, location);
+        self.add_to_index((hash, location));
         self.sorted.insert(&self.versions, &self.records, key, id);
     }
 
-    /// Adds a new entry to every part but the sorted index, and returns its id.
-    fn add(&mut self, hash: u64, key: &[u8], value: &[u8], handle: Option<Bytes>) -> u32 {
+    /// Appends the record of a new entry.
+    fn append(&mut self, id: u32, key: &[u8], value: &[u8], handle: Option<Bytes>) -> Location {
         let new = self.new_value(value, handle);
-        let Self { hasher, index, records, versions, .. } = self;
-        let id = records.table.insert(versions, 0).expect("there are fewer than 2^32 entries");
-        let location = records.arena.append(versions, id, key, new);
-        records.table.set(versions, id, location);
-        index.insert(hash, location, |location| hash_key(hasher, records.arena.record(location).key()));
         self.size_bytes += key.len() + value.len();
         self.large_bytes += large(value.len());
-        id
+        self.records.arena.append(&self.versions, id, key, new)
+    }
+
+    fn add_to_index(&mut self, (hash, location): (u64, Location)) {
+        let Self { hasher, index, records, .. } = self;
+        index.insert(hash, location, |location| hash_key(hasher, records.arena.record(location).key()));
     }
 
     fn remove(&mut self, hash: u64, location: Location, key: &[u8]) {
@@ -517,12 +521,24 @@ impl StateStore for HotStore {
         self.clear();
         self.index = HashIndex::with_capacity(snapshot.len());
         let mut count = 0;
+        // An entry is added to the hash index some entries later, when its bucket has come.
+        let mut pending = [(0, 0); BATCH];
         snapshot.visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
-            let id = self.add(self.hash(key), key, value, None);
-            debug_assert_eq!(id, count, "an empty table gives out ids in order");
+            let hash = self.hash(key);
+            self.index.prefetch(hash);
+            // An empty table gives out ids in order.
+            let location = self.append(count, key, value, None);
+            let id = self.records.table.insert(&self.versions, location);
+            assert_eq!(id, Some(count), "there are fewer than 2^32 entries");
+            let slot = &mut pending[count as usize % BATCH];
+            let before = mem::replace(slot, (hash, location));
+            if count as usize >= BATCH {
+                self.add_to_index(before);
+            }
             count += 1;
             ControlFlow::Continue(())
         });
+        pending.into_iter().take(count as usize).for_each(|entry| self.add_to_index(entry));
         self.sorted = SortedIndex::bulk(&self.versions, &self.records, 0..count);
     }
 

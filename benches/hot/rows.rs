@@ -111,13 +111,22 @@ fn update(work: &Workload, contender: &mut Contender, round: usize) -> f64 {
     time_updates(work, contender, round, LOOKUPS, 1 + round)
 }
 
+/// Uses the store as a stream does before a checkpoint. The turns of other contenders have thrown it out of the caches;
+/// where a snapshot reads all of it that would bring it back, and where a snapshot touches nothing it would not.
+fn warm(work: &Workload, contender: &mut Contender, round: usize) {
+    get(work, contender, round + 1);
+    time_updates(work, contender, round + 1, LOOKUPS, 200 + round);
+}
+
 /// The snapshot is a new one in every round, and the one before it is gone.
 fn update_under_snapshot(work: &Workload, contender: &mut Contender, round: usize) -> f64 {
+    warm(work, contender, round);
     let _snapshot = contender.store.snapshot();
     time_updates(work, contender, round, LOOKUPS, 50 + round)
 }
 
 fn first_updates(work: &Workload, contender: &mut Contender, round: usize) -> f64 {
+    warm(work, contender, round);
     let _snapshot = contender.store.snapshot();
     time_updates(work, contender, round, 2_000, 100 + round)
 }

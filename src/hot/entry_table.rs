@@ -304,6 +304,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
+    use super::super::tests::cases;
     use super::super::versions::Claim;
     use super::*;
 
@@ -452,7 +453,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 256 }))]
+        #![proptest_config(cases(if cfg!(miri) { 2 } else { 256 }))]
 
         #[test]
         fn agrees_with_a_map_in_tiny_pages(ops in vec(op(), 0..200)) {
@@ -473,7 +474,7 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "too many entries")]
     fn agrees_with_a_map_over_real_branches() {
-        let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(4));
+        let mut runner = proptest::test_runner::TestRunner::new(cases(4));
         let ops = vec(op().prop_filter("it would soon be small", |op| !matches!(op, Op::Clear)), 0..30);
         let run = runner.run(&ops, |ops| {
             let mut checked = Checked::<64, 512>::new();

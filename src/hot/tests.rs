@@ -9,6 +9,11 @@ use super::*;
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
+/// Runs that many cases. One that fails is printed, and becomes a test of its own if it should be kept.
+pub(super) fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 fn assert_same(snapshot: &StateSnapshot, model: &Model) {
     assert!(snapshot.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).eq(model.clone()));
     assert_eq!(snapshot.len(), model.len());
@@ -108,7 +113,7 @@ fn run(ops: Vec<Op>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(300))]
 
     #[test]
     #[cfg_attr(miri, ignore)]

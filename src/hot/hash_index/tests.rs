@@ -2,6 +2,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
+use super::super::tests::cases;
 use super::*;
 
 /// A bijection that looks random (the finalizer of splitmix64).
@@ -118,7 +119,7 @@ fn run<const BUCKETS: usize>(hashes: Hashes, capacity: usize, steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn does_what_a_map_does(steps in steps(), hashes in 0..HASHES.len(), capacity in 0..100_usize) {

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::node::head;
 use super::*;
+use crate::hot::tests::cases;
 use crate::hot::versions::Claim;
 
 /// All keys of a test, in order. An entry's id is its key's place.
@@ -238,7 +239,7 @@ fn run<const L: usize, const I: usize>(keys: Vec<Vec<u8>>, ops: Vec<Op>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 200 }, ..ProptestConfig::default() })]
+    #![proptest_config(cases(if cfg!(miri) { 1 } else { 200 }))]
 
     #[test]
     fn tiny_nodes_do_as_a_btreemap(keys in prop::collection::vec(key(), 1..80), ops in prop::collection::vec(op(40), 1..60)) {

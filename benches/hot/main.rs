@@ -10,6 +10,8 @@
 
 mod footprint;
 mod glued;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod pauses;
 mod rows;
 mod workload;
 
@@ -57,6 +59,9 @@ struct Args {
     /// Rounds of every row [default: 3 to 41, until they have taken some seconds].
     #[arg(long)]
     rounds: Option<usize>,
+    /// Only how long the slowest calls of a HotStore take.
+    #[arg(long)]
+    pauses: bool,
     /// Fill the store of this place in the list with so many entries and print the memory it takes.
     #[arg(long, num_args = 3, hide = true)]
     footprint: Option<Vec<usize>>,
@@ -77,6 +82,11 @@ fn main() {
     }
     for &size in &args.sizes {
         let entries = size.next_multiple_of(100);
+        if args.pauses {
+            #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+            println!("\n{} entries\n{}", grouped(entries as f64), pauses::report(entries));
+            continue;
+        }
         println!("\n{} entries\n{}", grouped(entries as f64), compare(entries, &args));
     }
 }

@@ -72,7 +72,36 @@ struct Registry {
 
 struct Live {
     epoch: Epoch,
-    garbage: Vec<Garbage>,
+    garbage: List,
+}
+
+/// Garbage in blocks, none of which is ever moved to make room: a vector of all would stop the writer for milliseconds
+/// when it grows.
+#[derive(Default)]
+struct List(Vec<Vec<Garbage>>);
+
+impl List {
+    const BLOCK: usize = if cfg!(test) { 3 } else { 512 };
+
+    fn push(&mut self, garbage: Garbage) {
+        match self.0.last_mut().filter(|block| block.len() < Self::BLOCK) {
+            Some(block) => block.push(garbage),
+            None => {
+                let mut block = Vec::with_capacity(Self::BLOCK);
+                block.push(garbage);
+                self.0.push(block);
+            }
+        }
+    }
+
+    /// Joins two lists by moving the blocks of the shorter one.
+    fn append(&mut self, mut other: Self) {
+        if other.0.len() > self.0.len() {
+            mem::swap(self, &mut other);
+        }
+        // The last one is the one that is filled.
+        self.0.splice(0..0, other.0);
+    }
 }
 
 /// A thing that is only kept for the snapshots that see it. Dropping it drops the thing.
@@ -158,7 +187,7 @@ impl Versions {
     pub(super) fn freeze(&self) -> Claim {
         let epoch = self.now.get();
         let mut live = self.registry.lock();
-        live.push(Live { epoch, garbage: Vec::new() });
+        live.push(Live { epoch, garbage: List::default() });
         self.registry.newest.store(epoch, Ordering::Release);
         drop(live);
         self.now.set(epoch + 1);
@@ -183,12 +212,15 @@ impl Registry {
     }
 
     /// Drops what nobody sees any more.
-    fn free(&self, garbage: &mut Vec<Garbage>, is_unseen: impl Fn(&Garbage) -> bool) {
+    fn free(&self, garbage: &mut List, is_unseen: impl Fn(&Garbage) -> bool) {
         let mut freed = 0;
-        garbage.retain(|garbage| {
-            let is_unseen = is_unseen(garbage);
-            freed += if is_unseen { garbage.bytes } else { 0 };
-            !is_unseen
+        garbage.0.retain_mut(|block| {
+            block.retain(|garbage| {
+                let is_unseen = is_unseen(garbage);
+                freed += if is_unseen { garbage.bytes } else { 0 };
+                !is_unseen
+            });
+            !block.is_empty()
         });
         self.pinned_bytes.fetch_sub(freed, Ordering::Relaxed);
     }
@@ -211,7 +243,7 @@ impl Drop for Claim {
         let mut sorted_for = None;
         while let Some(older) = live[..].iter_mut().rfind(|live| live.epoch < self.epoch) {
             if sorted_for == Some(older.epoch) {
-                append(&mut older.garbage, mem::take(&mut garbage));
+                older.garbage.append(mem::take(&mut garbage));
                 break;
             }
             let epoch = older.epoch;
@@ -223,14 +255,6 @@ impl Drop for Claim {
         drop(live);
         self.registry.free(&mut garbage, |_| true);
     }
-}
-
-/// Joins two lists by moving the shorter one.
-fn append(list: &mut Vec<Garbage>, mut other: Vec<Garbage>) {
-    if other.len() > list.len() {
-        mem::swap(list, &mut other);
-    }
-    list.append(&mut other);
 }
 
 /// A node of a copy-on-write structure, owned by the version of the structure that the writer goes on with.

@@ -28,7 +28,7 @@ use opstate::{HotStore, StateStore};
 use footprint::{Counting, resident_bytes};
 use glued::GluedMaps;
 use rows::{ROWS, Targets};
-use workload::{Workload, check_equal};
+use workload::{Shape, Workload, check_equal};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting::new();
@@ -53,6 +53,8 @@ struct Args {
     /// Ten million entries, too: ten minutes and 4 GiB.
     #[arg(long)]
     full: bool,
+    #[command(flatten)]
+    shape: Shape,
     /// Only the rows whose names contain this (and the one that fills the stores).
     #[arg(long, default_value = "")]
     rows: String,
@@ -63,7 +65,7 @@ struct Args {
     #[arg(long)]
     pauses: bool,
     /// Fill the store of this place in the list with so many entries and print the memory it takes.
-    #[arg(long, num_args = 3, hide = true)]
+    #[arg(long, num_args = 2, hide = true)]
     footprint: Option<Vec<usize>>,
     /// What `cargo bench` says.
     #[arg(long, hide = true)]
@@ -73,7 +75,7 @@ struct Args {
 fn main() {
     let mut args = Args::parse();
     if let Some(of) = args.footprint {
-        let (allocated, resident) = footprint_of(CONTENDERS[of[0]].1, of[1], of[2]);
+        let (allocated, resident) = footprint_of(CONTENDERS[of[0]].1, of[1], &args.shape);
         println!("{allocated} {}", resident.unwrap_or(0));
         return;
     }
@@ -84,7 +86,7 @@ fn main() {
         let entries = size.next_multiple_of(100);
         if args.pauses {
             #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-            println!("\n{} entries\n{}", grouped(entries as f64), pauses::report(entries));
+            println!("\n{} entries\n{}", grouped(entries as f64), pauses::report(entries, &args.shape));
             continue;
         }
         println!("\n{} entries\n{}", grouped(entries as f64), compare(entries, &args));
@@ -93,7 +95,7 @@ fn main() {
 
 /// Runs every row for every contender.
 fn compare(entries: usize, args: &Args) -> Table {
-    let work = Workload::new(entries);
+    let work = Workload::new(entries, args.shape);
     let mut contenders: Vec<Contender> = (CONTENDERS.iter().enumerate())
         .map(|(place, &(name, make))| Contender { name, make, store: make(), is_base: place == 0 })
         .collect();
@@ -126,12 +128,13 @@ fn compare(entries: usize, args: &Args) -> Table {
     check_equal(&work, &contenders);
     drop(contenders);
 
-    for (value_len, targets) in [(8, [2.0, 2.9, 3.0]), (100, [1.8; 3])] {
-        if !"bytes".contains(&args.rows) {
+    for (value_len, targets) in [(args.shape.value_len, [2.0, 2.9, 3.0]), (100, [1.8; 3])] {
+        if !"bytes".contains(&args.rows) || (value_len == 100 && args.shape.value_len != 8) {
             continue;
         }
         progress("bytes");
-        let both: Vec<(f64, f64)> = (0..CONTENDERS.len()).map(|place| elsewhere(place, entries, value_len)).collect();
+        let both: Vec<(f64, f64)> =
+            (0..CONTENDERS.len()).map(|place| elsewhere(place, entries, Shape { value_len, ..args.shape })).collect();
         let (allocated, resident): (Vec<f64>, Vec<f64>) = both.into_iter().unzip();
         add_row(&mut table, &format!("allocated bytes an entry, value {value_len}"), &allocated, None);
         let name = format!("resident bytes an entry, value {value_len}");
@@ -219,10 +222,11 @@ fn progress(name: &str) {
 
 /// The bytes an entry takes, allocated and resident, in a process of its own: in this one the memory of earlier stores
 /// is used again, and nobody could tell.
-fn elsewhere(place: usize, entries: usize, value_len: usize) -> (f64, f64) {
+fn elsewhere(place: usize, entries: usize, shape: Shape) -> (f64, f64) {
     let program = env::current_exe().expect("the program that runs has a path");
-    let args = [place, entries, value_len].map(|number| number.to_string());
-    let output = Command::new(program).arg("--footprint").args(args).output().expect("this program runs");
+    let [place, size, key_len, value_len] = [place, entries, shape.key_len, shape.value_len].map(|it| it.to_string());
+    let args = ["--footprint", &place, &size, "--key-bytes", &key_len, "--value-bytes", &value_len];
+    let output = Command::new(program).args(args).output().expect("this program runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let output = String::from_utf8_lossy(&output.stdout);
     let mut numbers = output.split_whitespace().map(|number| number.parse::<f64>().expect("a number of bytes"));
@@ -230,15 +234,15 @@ fn elsewhere(place: usize, entries: usize, value_len: usize) -> (f64, f64) {
     (next(), next())
 }
 
-fn footprint_of(make: fn() -> Box<dyn StateStore>, entries: usize, value_len: usize) -> (usize, Option<usize>) {
+fn footprint_of(make: fn() -> Box<dyn StateStore>, entries: usize, shape: &Shape) -> (usize, Option<usize>) {
     let order = workload::shuffled(entries);
     ALLOCATOR.turn_on();
     let (allocated, resident) = (ALLOCATOR.bytes(), resident_bytes());
     let mut store = make();
-    let mut value = vec![0; value_len];
+    let mut value = vec![0; shape.value_len];
     for entry in order {
         value[..4].copy_from_slice(&entry.to_le_bytes());
-        store.put(&workload::key(entry), &value).expect("the entry is short");
+        store.put(&workload::key(shape, entry), &value).expect("the entry is short");
     }
     let taken = (
         ALLOCATOR.bytes().wrapping_sub(allocated),

@@ -9,7 +9,7 @@ use opstate::{HotStore, StateStore};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::workload::{key, shuffled};
+use crate::workload::{Shape, key, shuffled};
 
 /// The processor time of this thread. It takes some 200 ns to ask for.
 fn thread_time() -> Duration {
@@ -46,11 +46,12 @@ fn time(calls: usize, mut call: impl FnMut(usize)) -> Vec<u32> {
 
 /// Inserts so many entries and then churns: updates of other lengths, deletions and insertions, half of the time under a
 /// snapshot, which another thread drops as if it had serialized it.
-pub(crate) fn report(entries: usize) -> String {
+pub(crate) fn report(entries: usize, shape: &Shape) -> String {
     let mut store = HotStore::new();
     let mut report = String::new();
     let order = shuffled(entries);
-    let put = |store: &mut HotStore, entry, value: &[u8]| store.put(&key(entry), value).expect("the entry is short");
+    let put =
+        |store: &mut HotStore, entry, value: &[u8]| store.put(&key(shape, entry), value).expect("the entry is short");
     let inserts = time(entries, |number| put(&mut store, order[number], &number.to_le_bytes()));
     line(&mut report, "insert", inserts);
 
@@ -68,7 +69,7 @@ pub(crate) fn report(entries: usize) -> String {
         }
         let entry = random.random_range(0..entries as u32);
         match random.random_range(0..3) {
-            0 => store.delete(&key(entry)).expect("nothing can fail in memory"),
+            0 => store.delete(&key(shape, entry)).expect("nothing can fail in memory"),
             _ => put(&mut store, entry, &[1; 40][..random.random_range(0..40)]),
         }
     });

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use opstate::StateSnapshot;
 
 use crate::Contender;
-use crate::workload::{BATCH, KEY_LEN, LOOKUPS, Workload, key, next_of};
+use crate::workload::{BATCH, Workload, next_of};
 
 pub(crate) struct Row {
     pub(crate) name: &'static str,
@@ -51,7 +51,7 @@ fn per(time: Duration, operations: usize) -> f64 {
 /// From nothing to all entries; leaves the store for the rows that follow.
 fn insert(work: &Workload, contender: &mut Contender, _: usize) -> f64 {
     contender.store = (contender.make)();
-    let entries: Vec<_> = work.order.iter().map(|&entry| (key(entry), work.value(entry, 0))).collect();
+    let entries: Vec<_> = work.order.iter().map(|&entry| (work.key(entry), work.value(entry, 0))).collect();
     let start = Instant::now();
     for (key, value) in &entries {
         put(contender, key, value);
@@ -62,32 +62,32 @@ fn insert(work: &Workload, contender: &mut Contender, _: usize) -> f64 {
 fn get(work: &Workload, contender: &mut Contender, round: usize) -> f64 {
     let (_, keys) = work.asked(round);
     let start = Instant::now();
-    for key in keys.chunks_exact(KEY_LEN) {
+    for key in keys.chunks_exact(work.shape.key_len) {
         black_box(next_of(&contender.store.get(key).expect("the key is there")));
     }
-    per(start.elapsed(), LOOKUPS)
+    per(start.elapsed(), work.lookups)
 }
 
 fn get_dependent(work: &Workload, contender: &mut Contender, round: usize) -> f64 {
     let mut entry = work.asked(round).0[0];
     let start = Instant::now();
-    for _ in 0..LOOKUPS {
-        entry = next_of(&contender.store.get(&key(entry)).expect("the key is there"));
+    for _ in 0..work.lookups {
+        entry = next_of(&contender.store.get(&work.key(entry)).expect("the key is there"));
     }
     black_box(entry);
-    per(start.elapsed(), LOOKUPS)
+    per(start.elapsed(), work.lookups)
 }
 
 fn read(work: &Workload, contender: &mut Contender, round: usize) -> f64 {
     let (_, keys) = work.asked(round);
     let start = Instant::now();
-    for key in keys.chunks_exact(KEY_LEN) {
+    for key in keys.chunks_exact(work.shape.key_len) {
         let is_there = contender.store.read(key, &mut |value| {
             black_box(next_of(value));
         });
         assert!(is_there);
     }
-    per(start.elapsed(), LOOKUPS)
+    per(start.elapsed(), work.lookups)
 }
 
 fn get_many(work: &Workload, contender: &mut Contender, round: usize) -> f64 {
@@ -95,47 +95,48 @@ fn get_many(work: &Workload, contender: &mut Contender, round: usize) -> f64 {
         return get(work, contender, round);
     }
     let (_, keys) = work.asked(round);
+    let len = work.shape.key_len;
     let mut answers: Vec<Option<Bytes>> = Vec::new();
     let start = Instant::now();
-    for keys in keys.chunks_exact(BATCH * KEY_LEN) {
-        let keys: [&[u8]; BATCH] = std::array::from_fn(|place| &keys[place * KEY_LEN..][..KEY_LEN]);
+    for keys in keys.chunks_exact(BATCH * len) {
+        let keys: [&[u8]; BATCH] = std::array::from_fn(|place| &keys[place * len..][..len]);
         contender.store.get_many(&keys, &mut answers);
         for answer in &answers {
             black_box(next_of(answer.as_ref().expect("the key is there")));
         }
     }
-    per(start.elapsed(), LOOKUPS)
+    per(start.elapsed(), work.lookups)
 }
 
 fn update(work: &Workload, contender: &mut Contender, round: usize) -> f64 {
-    time_updates(work, contender, round, LOOKUPS, 1 + round)
+    time_updates(work, contender, round, work.lookups, 1 + round)
 }
 
 /// Uses the store as a stream does before a checkpoint. The turns of other contenders have thrown it out of the caches;
 /// where a snapshot reads all of it that would bring it back, and where a snapshot touches nothing it would not.
 fn warm(work: &Workload, contender: &mut Contender, round: usize) {
     get(work, contender, round + 1);
-    time_updates(work, contender, round + 1, LOOKUPS, 200 + round);
+    time_updates(work, contender, round + 1, work.lookups, 200 + round);
 }
 
 /// The snapshot is a new one in every round, and the one before it is gone.
 fn update_under_snapshot(work: &Workload, contender: &mut Contender, round: usize) -> f64 {
     warm(work, contender, round);
     let _snapshot = contender.store.snapshot();
-    time_updates(work, contender, round, LOOKUPS, 50 + round)
+    time_updates(work, contender, round, work.lookups, 50 + round)
 }
 
 fn first_updates(work: &Workload, contender: &mut Contender, round: usize) -> f64 {
     warm(work, contender, round);
     let _snapshot = contender.store.snapshot();
-    time_updates(work, contender, round, 2_000, 100 + round)
+    time_updates(work, contender, round, work.lookups.min(2_000), 100 + round)
 }
 
 fn time_updates(work: &Workload, contender: &mut Contender, round: usize, updates: usize, tag: usize) -> f64 {
     let (entries, keys) = work.asked(round);
     let values: Vec<_> = entries[..updates].iter().map(|&entry| work.value(entry, tag)).collect();
     let start = Instant::now();
-    for (key, value) in keys.chunks_exact(KEY_LEN).zip(&values) {
+    for (key, value) in keys.chunks_exact(work.shape.key_len).zip(&values) {
         put(contender, key, value);
     }
     per(start.elapsed(), updates)
@@ -143,7 +144,7 @@ fn time_updates(work: &Workload, contender: &mut Contender, round: usize, update
 
 /// Deletes an entry and inserts a new one, and later the other way round. The store ends with the keys it began with.
 fn replace(work: &Workload, contender: &mut Contender, _: usize) -> f64 {
-    let entry = |entry: u32| (key(entry), work.value(entry, 0));
+    let entry = |entry: u32| (work.key(entry), work.value(entry, 0));
     let there: Vec<_> = work.victims.iter().map(|&victim| entry(victim)).collect();
     let new: Vec<_> = (work.entries as u32..).take(there.len()).map(entry).collect();
     let start = Instant::now();

@@ -1,9 +1,10 @@
 //! What all contenders are given and asked.
 
 use std::cell::OnceCell;
-use std::ops::{Bound, ControlFlow};
+use std::ops::{Bound, ControlFlow, Deref};
 
 use bytes::Bytes;
+use clap::Args;
 use opstate::StateStore;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
@@ -11,20 +12,57 @@ use rand::{RngExt, SeedableRng};
 
 use crate::Contender;
 
-pub(crate) const KEY_LEN: usize = 12;
-pub(crate) const PREFIX_LEN: usize = 8;
+/// What entries look like, and how they are asked for.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct Shape {
+    /// Bytes of a key, from 12 to 200; all but the last 12 are the same in all keys.
+    #[arg(long = "key-bytes", default_value_t = CORE_LEN)]
+    pub(crate) key_len: usize,
+    /// Bytes of a value, 8 at least.
+    #[arg(long = "value-bytes", default_value_t = 8)]
+    pub(crate) value_len: usize,
+    /// Ask for few entries often and for many seldom: for the n-th with a probability of 1 / n.
+    #[arg(long)]
+    pub(crate) zipf: bool,
+}
+
+/// A key without an allocation.
+#[derive(Clone)]
+pub(crate) struct Key {
+    bytes: [u8; Self::MOST],
+    start: usize,
+}
+
+impl Key {
+    const MOST: usize = 200;
+}
+
+impl Deref for Key {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+}
+
+/// The part of a key that tells entries apart, and that of it which neighbours share.
+const CORE_LEN: usize = 12;
+const SHARED_LEN: usize = 8;
 /// The entries of a prefix.
 pub(crate) const SIBLINGS: u32 = 100;
 /// The keys of a batch.
 pub(crate) const BATCH: usize = 16;
 
 /// The lookups of a round: few enough that most rounds on a small store fall between two interruptions.
-pub(crate) const LOOKUPS: usize = 1 << 15;
+const LOOKUPS: usize = 1 << 15;
 
 /// Rounds until the same keys are asked for again: so many that the caches have long forgotten them.
 const ROUNDS: usize = 32;
 
 pub(crate) struct Workload {
+    pub(crate) shape: Shape,
+    /// The lookups of a round, and fewer of large values.
+    pub(crate) lookups: usize,
     pub(crate) entries: usize,
     /// The order in which entries are put.
     pub(crate) order: Vec<u32>,
@@ -36,51 +74,65 @@ pub(crate) struct Workload {
     /// Different entries that are there, at random.
     pub(crate) victims: Vec<u32>,
     /// Prefixes of entries that are there, at random.
-    pub(crate) prefixes: Vec<[u8; PREFIX_LEN]>,
+    pub(crate) prefixes: Vec<Vec<u8>>,
     /// The image of a store with all entries, once it is asked for.
     pub(crate) image: OnceCell<Bytes>,
 }
 
 impl Workload {
-    pub(crate) fn new(entries: usize) -> Self {
+    pub(crate) fn new(entries: usize, shape: Shape) -> Self {
         let mut random = SmallRng::seed_from_u64(entries as u64);
         let circle = shuffled(entries);
         let mut next = vec![0; entries];
         for (place, &entry) in circle.iter().enumerate() {
             next[entry as usize] = circle[(place + 1) % entries];
         }
-        let asked: Vec<u32> = (0..ROUNDS * LOOKUPS).map(|_| random.random_range(0..entries as u32)).collect();
+        let lookups = LOOKUPS.min((256 << 20) / shape.value_len);
+        let mut ask = || match shape.zipf {
+            false => random.random_range(0..entries as u32),
+            // The logarithm of a rank is even.
+            true => circle[(entries as f64).powf(random.random::<f64>()) as usize - 1],
+        };
+        let asked: Vec<u32> = (0..ROUNDS * lookups).map(|_| ask()).collect();
         let mut victims: Vec<u32> = (0..entries as u32).collect();
         victims.shuffle(&mut random);
         victims.truncate(20_000.min(entries / 2));
-        let prefixes = asked.iter().take(2_000).map(|&entry| *key(entry).first_chunk().expect("a prefix")).collect();
+        let prefix = |&entry: &u32| key(&shape, entry)[..shape.key_len - CORE_LEN + SHARED_LEN].to_vec();
+        let prefixes = asked.iter().take(2_000).map(prefix).collect();
         let mut order = circle;
         order.shuffle(&mut random);
-        let asked_keys = asked.iter().flat_map(|&entry| key(entry)).collect();
-        Self { entries, order, next, asked, asked_keys, victims, prefixes, image: OnceCell::new() }
+        let asked_keys = asked.iter().flat_map(|&entry| key(&shape, entry).to_vec()).collect();
+        Self { shape, lookups, entries, order, next, asked, asked_keys, victims, prefixes, image: OnceCell::new() }
     }
 
     /// The value of an entry. The `tag` makes it another one that leads to the same entry.
-    pub(crate) fn value(&self, entry: u32, tag: usize) -> [u8; 8] {
+    pub(crate) fn value(&self, entry: u32, tag: usize) -> Vec<u8> {
         let next = self.next.get(entry as usize).copied().unwrap_or(entry);
-        (u64::from(next) | (tag as u64) << 32).to_le_bytes()
+        let mut value = (u64::from(next) | (tag as u64) << 32).to_le_bytes().to_vec();
+        value.resize(self.shape.value_len, tag as u8);
+        value
+    }
+
+    pub(crate) fn key(&self, entry: u32) -> Key {
+        key(&self.shape, entry)
     }
 
     /// The entries to be asked for in a round, and their keys one after the other.
     pub(crate) fn asked(&self, round: usize) -> (&[u32], &[u8]) {
-        let first = round % ROUNDS * LOOKUPS;
-        (&self.asked[first..][..LOOKUPS], &self.asked_keys[first * KEY_LEN..][..LOOKUPS * KEY_LEN])
+        let (first, count, len) = (round % ROUNDS * self.lookups, self.lookups, self.shape.key_len);
+        (&self.asked[first..][..count], &self.asked_keys[first * len..][..count * len])
     }
 }
 
 /// The key of an entry: those of a hundred neighbours start alike, and prefixes are in no order.
-pub(crate) fn key(entry: u32) -> [u8; KEY_LEN] {
+pub(crate) fn key(shape: &Shape, entry: u32) -> Key {
     // Multiplying by an odd number permutes the 64-bit numbers, so no two prefixes are equal.
     let prefix = u64::from(entry / SIBLINGS + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let mut key = [0; KEY_LEN];
-    key[..PREFIX_LEN].copy_from_slice(&prefix.to_be_bytes());
-    key[PREFIX_LEN..].copy_from_slice(&(entry % SIBLINGS).to_be_bytes());
-    key
+    let mut bytes = [b'/'; Key::MOST];
+    let core = &mut bytes[Key::MOST - CORE_LEN..];
+    core[..SHARED_LEN].copy_from_slice(&prefix.to_be_bytes());
+    core[SHARED_LEN..].copy_from_slice(&(entry % SIBLINGS).to_be_bytes());
+    Key { bytes, start: Key::MOST - shape.key_len }
 }
 
 /// The entry that a value leads to.
@@ -97,9 +149,9 @@ pub(crate) fn shuffled(entries: usize) -> Vec<u32> {
 /// Panics unless all contenders hold the same entries and answer every kind of question in the same way.
 pub(crate) fn check_equal(work: &Workload, contenders: &[Contender]) {
     let (base, others) = contenders.split_first().expect("there is something to compare with");
-    let absent = (work.entries as u32..).map(key).take(100);
-    let absent: Vec<[u8; KEY_LEN]> = absent.collect();
-    let keys: Vec<&[u8]> = absent.iter().map(|key| &key[..]).chain(work.asked(0).1.chunks_exact(KEY_LEN)).collect();
+    let absent: Vec<Key> = (work.entries as u32..).map(|entry| work.key(entry)).take(100).collect();
+    let keys: Vec<&[u8]> =
+        absent.iter().map(|key| &key[..]).chain(work.asked(0).1.chunks_exact(work.shape.key_len)).collect();
     let contents = digest(&*base.store);
     for Contender { name, store, .. } in others {
         assert_eq!(digest(&**store), contents, "entries of {name}");

@@ -18,7 +18,7 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Portable, Serialize};
 
 use crate::store::{BEYOND_EVERY_KEY, Entries, prefix_end, scan_bounds};
-use crate::{StateError, StateStore};
+use crate::{StateError, StateSnapshot, StateStore};
 
 /// The alignment of rkyv's own buffers, and so the largest that an archived type can count on.
 const ALIGNMENT: usize = AlignedVec::<16>::ALIGNMENT;
@@ -301,6 +301,20 @@ pub trait StateStoreExt: StateStore {
         T::Archived: for<'b> CheckBytes<HighValidator<'b, BoxedError>> + Deserialize<T, HighDeserializer<BoxedError>>,
     {
         Box::new(self.scan(range).map(|(key, value)| decode(&key, &value).map(|value| (key, value))))
+    }
+
+    /// Verifies a snapshot, then replaces the contents by those of it.
+    ///
+    /// For an image [opened without reading it](StateSnapshot::from_bytes_lazily) this reads all of it before the store
+    /// changes, and then what [`restore`](StateStore::restore) reads; for any other snapshot it is a `restore`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`StateSnapshot::verify`]. Then the store is as it was.
+    fn try_restore(&mut self, snapshot: StateSnapshot) -> Result<(), StateError> {
+        snapshot.verify()?;
+        self.restore(snapshot);
+        Ok(())
     }
 
     /// Calls `f` with every entry whose key starts with `prefix`, in order, until it returns [`ControlFlow::Break`].

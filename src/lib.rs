@@ -90,7 +90,9 @@ pub use error::StateError;
 pub use ext::StateStoreExt;
 pub use hot::{HotStats, HotStore, HotStoreBuilder};
 pub use memory::InMemoryStore;
-pub use snapshot::{ArchivedStateSnapshot, Fingerprint, ImageOptions, StateSnapshot, StateSnapshotResolver};
+pub use snapshot::{
+    ArchivedStateSnapshot, Fingerprint, ImageOptions, StateSnapshot, StateSnapshotResolver, TryEntries,
+};
 pub use store::{Entries, KeyBounds, MAX_KEY_LEN, MAX_VALUE_LEN, StateStore, check_entry_len};
 
 #[cfg(doctest)]

@@ -14,6 +14,9 @@ mod archived;
 mod fingerprint;
 mod format;
 mod image;
+mod lazy;
+#[cfg(feature = "mmap")]
+mod map;
 mod segment;
 mod sorted;
 mod write;
@@ -42,6 +45,9 @@ use crate::store::{Entries, KeyBounds, half_open};
 use image::Image;
 use sorted::SortedEntries;
 
+/// An ordered iterator over entries whose bytes are verified on the way, as [`StateSnapshot::try_scan`] returns it.
+pub type TryEntries<'a> = Box<dyn Iterator<Item = Result<(Bytes, Bytes), StateError>> + 'a>;
+
 /// Where a snapshot's entries lie: immutable, in strictly ascending order of keys, within the limits of the contract.
 pub(crate) trait Source: Send + Sync + 'static {
     /// The number of entries.
@@ -58,6 +64,31 @@ pub(crate) trait Source: Send + Sync + 'static {
 
     /// Calls `f` with the entries within `range`, in order, until it breaks.
     fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>);
+
+    /// As [`get`](Self::get), for a source that verifies its bytes at their first touch.
+    fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        Ok(self.get(key))
+    }
+
+    /// As [`scan`](Self::scan), for a source that verifies its bytes at their first touch.
+    fn try_scan<'a>(&'a self, range: KeyBounds<'a>) -> TryEntries<'a> {
+        Box::new(self.scan(range).map(Ok))
+    }
+
+    /// As [`visit`](Self::visit), for a source that verifies its bytes at their first touch.
+    fn try_visit(
+        &self,
+        range: KeyBounds<'_>,
+        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StateError> {
+        self.visit(range, f);
+        Ok(())
+    }
+
+    /// Verifies whatever has not been verified yet; returns the fingerprint if that told it.
+    fn verify(&self) -> Result<Option<Fingerprint>, StateError> {
+        Ok(None)
+    }
 
     /// The source as what it is, for a store that can take its own kind back without copying.
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
@@ -169,8 +200,13 @@ impl StateSnapshot {
     /// [`StateError::ChecksumMismatch`] and [`StateError::Malformed`].
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, StateError> {
         let (image, timestamp_ns, fingerprint) = Image::open(bytes.into())?;
-        let fingerprint = OnceLock::from(fingerprint);
-        Ok(Self { shared: Arc::new(Shared { timestamp_ns, fingerprint, source: Arc::new(image) }) })
+        Ok(Self::opened(timestamp_ns, Some(fingerprint), Arc::new(image)))
+    }
+
+    /// Makes a snapshot of `source`, taken then.
+    fn opened(timestamp_ns: u64, fingerprint: Option<Fingerprint>, source: Arc<dyn Source>) -> Self {
+        let fingerprint = fingerprint.map_or_else(OnceLock::new, OnceLock::from);
+        Self { shared: Arc::new(Shared { timestamp_ns, fingerprint, source }) }
     }
 
     /// Returns the snapshot as an image. Computes in O(n).

@@ -8,7 +8,7 @@ use std::ops::{Bound, ControlFlow};
 use rkyv::util::AlignedVec;
 use twox_hash::xxhash3_64::Hasher;
 
-use super::format::{ALIGNMENT, Descriptor, Header, Trailer, checksum};
+use super::format::{ALIGNMENT, Descriptor, Header, KIND_SNAPSHOT, Trailer, checksum};
 use super::segment::Columns;
 use super::{Fingerprint, StateSnapshot};
 use crate::StateError;
@@ -65,10 +65,10 @@ pub(super) fn write_image(
     let known = snapshot.shared.fingerprint.get().copied();
     let mut writer = ImageWriter::new(snapshot.timestamp_ns(), known, options, out)?;
     let mut result = Ok(());
-    snapshot.visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
+    snapshot.try_visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
         result = writer.push(key, value);
         if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    });
+    })?;
     result?;
     Ok(writer.finish()?)
 }
@@ -99,7 +99,7 @@ impl<W: Write> ImageWriter<W> {
         options: ImageOptions,
         mut out: W,
     ) -> io::Result<Self> {
-        let header = Header { timestamp_ns }.to_bytes();
+        let header = Header { kind: KIND_SNAPSHOT, timestamp_ns }.to_bytes();
         out.write_all(&header)?;
         Ok(Self {
             out,

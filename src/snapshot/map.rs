@@ -1,0 +1,72 @@
+//! [`StateSnapshot::open`]: an image read in place, through a map of its file.
+
+#![allow(unsafe_code, reason = "nothing but the system can promise what a mapped file holds")]
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use bytes::Bytes;
+use memmap2::Mmap;
+
+use super::StateSnapshot;
+use super::lazy::Backing;
+use crate::StateError;
+
+impl Backing {
+    /// Maps the file at `path`. Errors name it.
+    pub(super) fn of_file(path: &Path) -> Result<Self, StateError> {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("`{}`: {error}", path.display()));
+        let file = File::open(path).map_err(named)?;
+        let metadata = file.metadata().map_err(named)?;
+        if !metadata.is_file() {
+            return Err(
+                named(io::Error::new(io::ErrorKind::InvalidInput, "this is no file, so it holds no image")).into()
+            );
+        }
+        // Not every system maps nothing.
+        if metadata.len() == 0 {
+            return Ok(Self::Whole(Bytes::new()));
+        }
+        // SAFETY: the map is read only. That its bytes do not change while they are borrowed is up to whoever owns the
+        // file; `open` asks it of its caller, and nothing here can check it. Whatever the bytes are, no code relies on
+        // them for where it reads: ranges found in them are compared with the map's length at every use.
+        let map = unsafe { Mmap::map(&file) }.map_err(named)?;
+        Ok(Self::Whole(Bytes::from_owner(map)))
+    }
+}
+
+impl StateSnapshot {
+    /// Opens an image in a file by its footer, without reading the rest: the file is mapped into memory, and read by the
+    /// system as it is touched. It may be larger than memory.
+    ///
+    /// Otherwise as [`from_bytes_lazily`](Self::from_bytes_lazily). Handles and clones keep the map; deleting or renaming
+    /// the file does it no harm. A store restored from the snapshot reads the file once, from start to end.
+    ///
+    /// # The file must not change
+    ///
+    /// Write images to a new file and rename it over the old one; never write into a file that may be open. If a mapped
+    /// file is written to, segments not yet read fail their checksums, and those already verified give wrong answers or
+    /// panic; to the compiler, bytes that change while they are borrowed are undefined behaviour. If it is cut short, the
+    /// system ends the process when the missing part is touched (`SIGBUS`). Where you cannot rule that out, use
+    /// [`from_reader`](Self::from_reader), which has none of this.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`from_bytes`](Self::from_bytes), for header, footer and trailer, and [`StateError::Io`].
+    ///
+    /// ```
+    /// use opstate::StateSnapshot;
+    ///
+    /// let directory = tempfile::tempdir()?;
+    /// let path = directory.path().join("checkpoint.image");
+    /// std::fs::write(&path, StateSnapshot::from_iter([("key", "value")]).to_bytes())?;
+    ///
+    /// let snapshot = StateSnapshot::open(&path)?;
+    /// assert_eq!(snapshot.get(b"key").as_deref(), Some(&b"value"[..]));
+    /// # Ok::<(), opstate::StateError>(())
+    /// ```
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, StateError> {
+        Self::from_backing(Backing::of_file(path.as_ref())?)
+    }
+}

@@ -17,6 +17,7 @@ use rkyv::ser::allocator::ArenaHandle;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Portable, Serialize};
 
+use crate::error::shown;
 use crate::store::{BEYOND_EVERY_KEY, Entries, prefix_end, scan_bounds};
 use crate::{StateError, StateSnapshot, StateStore};
 
@@ -405,7 +406,7 @@ where
 
 fn wrong_type<T>(key: &[u8], value_len: usize, cause: BoxedError) -> StateError {
     StateError::WrongType {
-        key: key[..key.len().min(32)].escape_ascii().to_string(),
+        key: shown(key),
         key_len: key.len(),
         value_len,
         type_name: type_name::<T>(),

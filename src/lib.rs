@@ -22,6 +22,7 @@
 //! | a store | [`HotStore`], and the plain reference [`InMemoryStore`] |
 //! | snapshots, images, fingerprints | [`StateSnapshot`], [`ImageOptions`], [`Fingerprint`] |
 //! | snapshots inside of your own archived struct | [`ArchivedStateSnapshot`] |
+//! | state that moves between workers | [`KeyGroups`], [`StateSnapshot::split`], [`StateSnapshot::merge`], [`GroupedImage`] |
 //! | what can go wrong | [`StateError`] |
 //! | a store of your own: how to write it, how to check it | [`StateStore`], the module `conformance` (a feature) |
 //!
@@ -74,6 +75,7 @@ mod error;
 mod ext;
 mod handles;
 mod hot;
+mod key_group;
 mod memory;
 mod snapshot;
 mod store;
@@ -89,9 +91,10 @@ pub use rkyv;
 pub use error::StateError;
 pub use ext::StateStoreExt;
 pub use hot::{HotStats, HotStore, HotStoreBuilder};
+pub use key_group::KeyGroups;
 pub use memory::InMemoryStore;
 pub use snapshot::{
-    ArchivedStateSnapshot, Fingerprint, ImageOptions, StateSnapshot, StateSnapshotResolver, TryEntries,
+    ArchivedStateSnapshot, Fingerprint, GroupedImage, ImageOptions, StateSnapshot, StateSnapshotResolver, TryEntries,
 };
 pub use store::{Entries, KeyBounds, MAX_KEY_LEN, MAX_VALUE_LEN, StateStore, check_entry_len};
 

@@ -13,12 +13,15 @@
 mod archived;
 mod fingerprint;
 mod format;
+mod grouped;
 mod image;
 mod lazy;
 #[cfg(feature = "mmap")]
 mod map;
+mod merge;
 mod segment;
 mod sorted;
+mod split;
 mod write;
 
 use std::any::Any;
@@ -37,11 +40,13 @@ use rkyv::{Archive, Deserialize};
 
 pub use archived::{ArchivedStateSnapshot, StateSnapshotResolver};
 pub use fingerprint::Fingerprint;
+pub use grouped::GroupedImage;
 pub use write::ImageOptions;
 
 use crate::StateError;
 use crate::ext::decode;
 use crate::store::{Entries, KeyBounds, half_open};
+use format::{Header, KIND_GROUPED};
 use image::Image;
 use sorted::SortedEntries;
 
@@ -187,7 +192,7 @@ impl StateSnapshot {
         Ok(Self::of(Arc::new(SortedEntries::new(entries.collect())?)))
     }
 
-    /// Opens an image.
+    /// Opens an image, also [one of key groups](Self::write_grouped).
     ///
     /// All of it is verified: structure, checksums, order of keys, counts and the fingerprint. The snapshot answers
     /// from `bytes` as they are; they are copied only if they do not start at a multiple of four bytes in memory.
@@ -197,9 +202,13 @@ impl StateSnapshot {
     /// # Errors
     ///
     /// [`StateError::NotAnImage`], [`StateError::UnsupportedVersion`], [`StateError::Truncated`],
-    /// [`StateError::ChecksumMismatch`] and [`StateError::Malformed`].
+    /// [`StateError::ChecksumMismatch`] and [`StateError::Malformed`]; [`StateError::ConflictingKeys`] for key groups.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, StateError> {
-        let (image, timestamp_ns, fingerprint) = Image::open(bytes.into())?;
+        let bytes = bytes.into();
+        if Header::read(&bytes)?.kind == KIND_GROUPED {
+            return GroupedImage::from_bytes(bytes)?.read_whole();
+        }
+        let (image, timestamp_ns, fingerprint) = Image::open(bytes)?;
         Ok(Self::opened(timestamp_ns, Some(fingerprint), Arc::new(image)))
     }
 

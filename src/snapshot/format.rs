@@ -124,7 +124,7 @@ pub(super) fn checksums_are_ignored() -> bool {
 }
 
 /// Reads the `N` bytes at `at`, which the caller knows to be there.
-fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+pub(super) fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     *bytes[at..].first_chunk().expect("a field lies within its part")
 }
 

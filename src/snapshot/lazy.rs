@@ -30,9 +30,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
-use super::format::{Descriptor, Header, KIND_SNAPSHOT, Trailer, checksums_are_ignored, rule, verify_checksum};
+use super::format::{
+    Descriptor, Header, KIND_GROUPED, KIND_SNAPSHOT, Trailer, checksums_are_ignored, rule, verify_checksum,
+};
 use super::image::{Segment, align, check_extent, check_room, check_segment};
-use super::{Fingerprint, Source, StateSnapshot, TryEntries};
+use super::{Fingerprint, GroupedImage, Source, StateSnapshot, TryEntries};
 use crate::StateError;
 use crate::store::{Entries, KeyBounds, is_inverted};
 
@@ -93,15 +95,19 @@ impl Backing {
         }
     }
 
+    /// Reads and checks the header.
+    pub(super) fn read_header(&self) -> Result<Header, StateError> {
+        // No image is shorter than header and trailer, so that these bytes tell of their number what all would.
+        Header::read(&self.read(0..self.len().min((Header::LEN + Trailer::LEN) as u64))?)
+    }
+
     /// Reads and checks the header, the trailer and the footer.
     pub(super) fn read_ends(&self) -> Result<(Header, Trailer, Bytes), StateError> {
+        let read = self.read_header()?;
         let len = self.len();
-        let header = self.read(0..len.min((Header::LEN + Trailer::LEN) as u64))?;
-        // Of a whole image this says the same: it has at least that many bytes, or it is too short.
-        let read = Header::read(&header)?;
         let trailer_offset = len - Trailer::LEN as u64;
-        let trailer = self.read(trailer_offset..len)?;
-        let trailer = Trailer::read_apart(&header[..Header::LEN], &trailer, len)?;
+        let header = self.read(0..Header::LEN as u64)?;
+        let trailer = Trailer::read_apart(&header, &self.read(trailer_offset..len)?, len)?;
         trailer.check_footer(trailer_offset)?;
         let footer = self.read(trailer.footer_offset..trailer_offset)?;
         verify_checksum("footer", trailer.footer_offset, trailer.footer_checksum, &footer)?;
@@ -111,7 +117,7 @@ impl Backing {
 
 pub(super) struct LazyImage {
     backing: Backing,
-    trailer: Trailer,
+    pub(super) trailer: Trailer,
     footer: Bytes,
     /// Where the first key of each segment ends within the footer.
     first_key_ends: Vec<usize>,
@@ -458,6 +464,9 @@ impl StateSnapshot {
     }
 
     pub(super) fn from_backing(backing: Backing) -> Result<Self, StateError> {
+        if backing.read_header()?.kind == KIND_GROUPED {
+            return GroupedImage::from_backing(backing)?.open_whole();
+        }
         let (image, timestamp_ns) = LazyImage::open(backing)?;
         Ok(Self::opened(timestamp_ns, None, Arc::new(image)))
     }

@@ -9,8 +9,8 @@ use std::path::Path;
 use bytes::Bytes;
 use memmap2::Mmap;
 
-use super::StateSnapshot;
 use super::lazy::Backing;
+use super::{GroupedImage, StateSnapshot};
 use crate::StateError;
 
 impl Backing {
@@ -66,6 +66,19 @@ impl StateSnapshot {
     /// assert_eq!(snapshot.get(b"key").as_deref(), Some(&b"value"[..]));
     /// # Ok::<(), opstate::StateError>(())
     /// ```
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, StateError> {
+        Self::from_backing(Backing::of_file(path.as_ref())?)
+    }
+}
+
+impl GroupedImage {
+    /// Opens a grouped image in a file by its directory; only the groups asked for are read.
+    ///
+    /// The file is mapped into memory, and [must not change](StateSnapshot::open#the-file-must-not-change).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`from_bytes`](Self::from_bytes), and [`StateError::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StateError> {
         Self::from_backing(Backing::of_file(path.as_ref())?)
     }

@@ -25,13 +25,14 @@ use crate::StateError;
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ImageOptions {
-    segment_bytes: usize,
+    pub(super) segment_bytes: usize,
+    pub(super) buffer_bytes: usize,
 }
 
 impl ImageOptions {
     /// The options of [`StateSnapshot::to_bytes`]: segments of 64 KiB.
     pub const fn new() -> Self {
-        Self { segment_bytes: 64 << 10 }
+        Self { segment_bytes: 64 << 10, buffer_bytes: 256 << 20 }
     }
 
     /// Sets how many bytes of entries a segment holds before the next one is begun, from 1 to 256 MiB; anything else
@@ -46,6 +47,17 @@ impl ImageOptions {
             MOST.. => MOST,
             _ => bytes,
         };
+        self
+    }
+
+    /// Sets how many bytes of entries [`write_grouped`](StateSnapshot::write_grouped) gathers at once; 256 MiB unless
+    /// told otherwise. The image does not depend on it.
+    ///
+    /// Less memory means more passes over the snapshot: one for every so many bytes, or for every key group if a group is
+    /// larger.
+    #[must_use]
+    pub const fn buffer_bytes(mut self, bytes: usize) -> Self {
+        self.buffer_bytes = bytes;
         self
     }
 }
@@ -70,10 +82,11 @@ pub(super) fn write_image(
         if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     result?;
-    Ok(writer.finish()?)
+    let written = writer.finish()?;
+    Ok((written.len, written.fingerprint))
 }
 
-struct ImageWriter<W> {
+pub(super) struct ImageWriter<W> {
     out: W,
     header: [u8; Header::LEN],
     written: u64,
@@ -92,8 +105,26 @@ struct ImageWriter<W> {
     fingerprint: Fingerprint,
 }
 
+/// What a finished image is, and where it went.
+pub(super) struct Written<W> {
+    pub(super) out: W,
+    pub(super) len: u64,
+    pub(super) entries: u64,
+    pub(super) key_bytes: u64,
+    pub(super) value_bytes: u64,
+    pub(super) fingerprint: Fingerprint,
+}
+
+impl<W> Written<W> {
+    /// Parts with where the image went.
+    pub(super) fn take_out(self) -> (W, Written<()>) {
+        let Self { out, len, entries, key_bytes, value_bytes, fingerprint } = self;
+        (out, Written { out: (), len, entries, key_bytes, value_bytes, fingerprint })
+    }
+}
+
 impl<W: Write> ImageWriter<W> {
-    fn new(
+    pub(super) fn new(
         timestamp_ns: u64,
         known_fingerprint: Option<Fingerprint>,
         options: ImageOptions,
@@ -120,7 +151,7 @@ impl<W: Write> ImageWriter<W> {
     }
 
     /// Adds the next entry in order of keys.
-    fn push(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
+    pub(super) fn push(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
         self.entries += 1;
         self.key_bytes += key.len() as u64;
         self.value_bytes += value.len() as u64;
@@ -186,7 +217,7 @@ impl<W: Write> ImageWriter<W> {
         Ok(())
     }
 
-    fn finish(mut self) -> io::Result<(u64, Fingerprint)> {
+    pub(super) fn finish(mut self) -> io::Result<Written<W>> {
         self.close_segment(&[])?;
         let footer_offset = self.written;
         let footer = [mem::take(&mut self.descriptors), mem::take(&mut self.first_keys)];
@@ -207,6 +238,7 @@ impl<W: Write> ImageWriter<W> {
         };
         self.write(&trailer.to_bytes(&self.header))?;
         self.out.flush()?;
-        Ok((self.written, self.fingerprint))
+        let Self { out, written: len, entries, key_bytes, value_bytes, fingerprint, .. } = self;
+        Ok(Written { out, len, entries, key_bytes, value_bytes, fingerprint })
     }
 }

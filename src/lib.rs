@@ -94,7 +94,8 @@ pub use hot::{HotStats, HotStore, HotStoreBuilder};
 pub use key_group::KeyGroups;
 pub use memory::InMemoryStore;
 pub use snapshot::{
-    ArchivedStateSnapshot, Fingerprint, GroupedImage, ImageOptions, StateSnapshot, StateSnapshotResolver, TryEntries,
+    ArchivedStateSnapshot, Fingerprint, GroupedImage, ImageOptions, Progress, StateSnapshot, StateSnapshotResolver,
+    TryEntries,
 };
 pub use store::{Entries, KeyBounds, MAX_KEY_LEN, MAX_VALUE_LEN, StateStore, check_entry_len};
 

@@ -19,6 +19,8 @@ mod lazy;
 #[cfg(feature = "mmap")]
 mod map;
 mod merge;
+mod pool;
+mod progress;
 mod segment;
 mod sorted;
 mod split;
@@ -41,6 +43,7 @@ use rkyv::{Archive, Deserialize};
 pub use archived::{ArchivedStateSnapshot, StateSnapshotResolver};
 pub use fingerprint::Fingerprint;
 pub use grouped::GroupedImage;
+pub use progress::Progress;
 pub use write::ImageOptions;
 
 use crate::StateError;
@@ -247,10 +250,7 @@ impl StateSnapshot {
     ///
     /// As [`write_to`](Self::write_to).
     pub fn write_with(&self, options: ImageOptions, out: impl Write) -> Result<u64, StateError> {
-        let (written, fingerprint) = write::write_image(self, options, out)?;
-        // Another thread may have been first; it found the same.
-        let _ = self.shared.fingerprint.set(fingerprint);
-        Ok(written)
+        self.write_with_progress(options, out, |_| ControlFlow::Continue(()))
     }
 
     /// Returns the number of entries. O(1).

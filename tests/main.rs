@@ -6,9 +6,12 @@ mod damage;
 mod flights;
 mod forge;
 mod golden;
+mod groups;
 mod layout;
+mod lazy;
 mod model;
 mod snapshot;
+mod stream;
 mod typed;
 
 use proptest::prelude::ProptestConfig;

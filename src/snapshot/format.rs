@@ -149,8 +149,8 @@ impl Header {
         bytes
     }
 
-    /// Reads the header from the start of `image`, of which nothing is known yet.
-    pub(super) fn read(image: &[u8]) -> Result<Self, StateError> {
+    /// Fails if `image`, of which nothing is known yet, does not start as one that this build reads.
+    pub(super) fn read_start(image: &[u8]) -> Result<(), StateError> {
         let start = &image[..image.len().min(MAGIC.len())];
         if !MAGIC.starts_with(start) {
             return Err(StateError::NotAnImage { found: start.to_vec(), expected: MAGIC });
@@ -161,6 +161,12 @@ impl Header {
                 return Err(StateError::UnsupportedVersion { found: version, supported: VERSION });
             }
         }
+        Ok(())
+    }
+
+    /// Reads the header from the start of `image`, of which nothing is known yet.
+    pub(super) fn read(image: &[u8]) -> Result<Self, StateError> {
+        Self::read_start(image)?;
         if image.len() < Self::LEN + Trailer::LEN {
             return Err(StateError::Truncated { len: image.len() as u64, needed: (Self::LEN + Trailer::LEN) as u64 });
         }

@@ -4,11 +4,14 @@ use std::hash::Hasher as _;
 use std::io::{self, Write};
 use std::mem;
 use std::ops::{Bound, ControlFlow};
+use std::thread;
 
 use rkyv::util::AlignedVec;
 use twox_hash::xxhash3_64::Hasher;
 
 use super::format::{ALIGNMENT, Descriptor, Header, KIND_SNAPSHOT, Trailer, checksum};
+use super::pool::{Job, Pool};
+use super::progress::Progress;
 use super::segment::Columns;
 use super::{Fingerprint, StateSnapshot};
 use crate::StateError;
@@ -27,12 +30,13 @@ use crate::StateError;
 pub struct ImageOptions {
     pub(super) segment_bytes: usize,
     pub(super) buffer_bytes: usize,
+    threads: usize,
 }
 
 impl ImageOptions {
     /// The options of [`StateSnapshot::to_bytes`]: segments of 64 KiB.
     pub const fn new() -> Self {
-        Self { segment_bytes: 64 << 10, buffer_bytes: 256 << 20 }
+        Self { segment_bytes: 64 << 10, buffer_bytes: 256 << 20, threads: 1 }
     }
 
     /// Sets how many bytes of entries a segment holds before the next one is begun, from 1 to 256 MiB; anything else
@@ -46,6 +50,23 @@ impl ImageOptions {
             0 => 1,
             MOST.. => MOST,
             _ => bytes,
+        };
+        self
+    }
+
+    /// Sets how many threads work on the image, the caller's included: 1 unless told otherwise, at most 64. The image does
+    /// not depend on it.
+    ///
+    /// The caller's thread reads the entries and writes the image; the others make segments of the entries. Each of them
+    /// takes memory for up to eight segments more. Where the caller's thread has the most to do, more than two or three
+    /// do not help. Values that have a segment of their own, and grouped images, are left to the caller's thread.
+    #[must_use]
+    pub const fn threads(mut self, threads: usize) -> Self {
+        const MOST: usize = 64;
+        self.threads = match threads {
+            0 => 1,
+            MOST.. => MOST,
+            _ => threads,
         };
         self
     }
@@ -73,17 +94,27 @@ pub(super) fn write_image(
     snapshot: &StateSnapshot,
     options: ImageOptions,
     out: impl Write,
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(u64, Fingerprint), StateError> {
     let known = snapshot.shared.fingerprint.get().copied();
-    let mut writer = ImageWriter::new(snapshot.timestamp_ns(), known, options, out)?;
-    let mut result = Ok(());
-    snapshot.try_visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
-        result = writer.push(key, value);
-        if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
-    result?;
-    let written = writer.finish()?;
-    Ok((written.len, written.fingerprint))
+    thread::scope(|scope| {
+        let mut writer = ImageWriter::new(snapshot.timestamp_ns(), known, options, out)?;
+        writer.pool = Pool::start(scope, options.threads - 1);
+        let mut result = Ok(());
+        snapshot.try_visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
+            let before = writer.written;
+            result = writer.push(key, value).map_err(StateError::from);
+            let now = Progress { bytes: writer.written, entries: writer.entries };
+            if result.is_ok() && now.bytes > before && progress(now).is_break() {
+                result = Err(StateError::Cancelled { bytes: now.bytes });
+            }
+            if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        result?;
+        let written = writer.finish()?;
+        let _ = progress(Progress { bytes: written.len, entries: written.entries });
+        Ok((written.len, written.fingerprint))
+    })
 }
 
 pub(super) struct ImageWriter<W> {
@@ -93,8 +124,11 @@ pub(super) struct ImageWriter<W> {
     segment_bytes: usize,
     /// The entries of the segment that is being filled.
     columns: Columns,
-    /// The archive of a segment on its way out, kept for its capacity.
-    archive: AlignedVec,
+    /// Columns and archives of segments that were written, kept for their capacity.
+    spare_columns: Vec<Columns>,
+    spare_archives: Vec<AlignedVec>,
+    /// Threads that seal segments, if any.
+    pool: Option<Pool>,
     descriptors: Vec<u8>,
     first_keys: Vec<u8>,
     segments: u64,
@@ -138,7 +172,9 @@ impl<W: Write> ImageWriter<W> {
             written: Header::LEN as u64,
             segment_bytes: options.segment_bytes,
             columns: Columns::default(),
-            archive: AlignedVec::new(),
+            spare_columns: Vec::new(),
+            spare_archives: Vec::new(),
+            pool: None,
             descriptors: Vec::new(),
             first_keys: Vec::new(),
             segments: 0,
@@ -155,7 +191,8 @@ impl<W: Write> ImageWriter<W> {
         self.entries += 1;
         self.key_bytes += key.len() as u64;
         self.value_bytes += value.len() as u64;
-        if self.known_fingerprint.is_none() {
+        let is_left_to_pool = self.pool.is_some() && value.len() < self.segment_bytes;
+        if self.known_fingerprint.is_none() && !is_left_to_pool {
             self.fingerprint.add(key, value);
         }
         if value.len() >= self.segment_bytes {
@@ -175,39 +212,54 @@ impl<W: Write> ImageWriter<W> {
         if self.columns.entries() == 0 {
             return Ok(());
         }
-        let mut archive = self.columns.archive(mem::take(&mut self.archive));
-        let archive_len = u32::try_from(archive.len()).expect("a segment's archive stays below 2 GiB");
-        archive.resize(archive.len().next_multiple_of(ALIGNMENT), 0);
-        let padding = &[0; ALIGNMENT][..blob.len().next_multiple_of(ALIGNMENT) - blob.len()];
-
-        let checksum = if blob.is_empty() {
-            checksum(&archive)
-        } else {
-            let mut hasher = Hasher::new();
-            for part in [&archive, blob, padding] {
-                hasher.write(part);
+        let columns = mem::take(&mut self.columns);
+        let archive = self.spare_archives.pop().unwrap_or_default();
+        if !blob.is_empty() {
+            self.emit_pending(0)?;
+        }
+        match &mut self.pool {
+            Some(pool) if blob.is_empty() => {
+                pool.submit(Job { columns, archive, counts: self.known_fingerprint.is_none() });
+                let most = pool.most_pending();
+                self.emit_pending(most)?;
             }
-            hasher.finish()
-        };
-        let first_key = self.columns.first_key();
+            _ => self.emit(Sealed::new(columns, archive, blob), blob)?,
+        }
+        self.columns = self.spare_columns.pop().unwrap_or_default();
+        Ok(())
+    }
+
+    /// Writes segments that the pool was given until no more than `most` are left there.
+    fn emit_pending(&mut self, most: usize) -> io::Result<()> {
+        while let Some(sealed) = self.pool.as_mut().and_then(|pool| pool.next(most)) {
+            self.fingerprint = self.fingerprint.with(sealed.fingerprint);
+            self.emit(sealed, &[])?;
+        }
+        Ok(())
+    }
+
+    /// Writes a segment, with `blob` behind it.
+    fn emit(&mut self, sealed: Sealed, blob: &[u8]) -> io::Result<()> {
+        let Sealed { mut columns, archive, archive_len, checksum, .. } = sealed;
+        let first_key = columns.first_key();
         let descriptor = Descriptor {
             offset: self.written,
             checksum,
             blob_len: blob.len() as u64,
             archive_len,
-            entries: self.columns.entries(),
+            entries: columns.entries(),
             first_key_len: u16::try_from(first_key.len()).expect("keys are within their limit"),
             reserved: 0,
         };
         self.descriptors.extend_from_slice(&descriptor.to_bytes());
         self.first_keys.extend_from_slice(first_key);
         self.segments += 1;
-        self.columns.clear();
-
-        for part in [&archive, blob, padding] {
+        columns.clear();
+        for part in [&archive, blob, padding(blob)] {
             self.write(part)?;
         }
-        self.archive = archive;
+        self.spare_columns.push(columns);
+        self.spare_archives.push(archive);
         Ok(())
     }
 
@@ -219,6 +271,7 @@ impl<W: Write> ImageWriter<W> {
 
     pub(super) fn finish(mut self) -> io::Result<Written<W>> {
         self.close_segment(&[])?;
+        self.emit_pending(0)?;
         let footer_offset = self.written;
         let footer = [mem::take(&mut self.descriptors), mem::take(&mut self.first_keys)];
         let mut hasher = Hasher::new();
@@ -240,5 +293,41 @@ impl<W: Write> ImageWriter<W> {
         self.out.flush()?;
         let Self { out, written: len, entries, key_bytes, value_bytes, fingerprint, .. } = self;
         Ok(Written { out, len, entries, key_bytes, value_bytes, fingerprint })
+    }
+}
+
+/// The zeros behind a blob.
+fn padding(blob: &[u8]) -> &'static [u8] {
+    &[0; ALIGNMENT][..blob.len().next_multiple_of(ALIGNMENT) - blob.len()]
+}
+
+/// A segment as it is written, but for its blob.
+pub(super) struct Sealed {
+    columns: Columns,
+    /// The archive of `columns`, with zeros up to a multiple of 16.
+    archive: AlignedVec,
+    /// Its length without them.
+    archive_len: u32,
+    /// That of the whole segment.
+    checksum: u64,
+    /// That of its entries, where a pool was asked for it.
+    pub(super) fingerprint: Fingerprint,
+}
+
+impl Sealed {
+    pub(super) fn new(columns: Columns, buffer: AlignedVec, blob: &[u8]) -> Self {
+        let mut archive = columns.archive(buffer);
+        let archive_len = u32::try_from(archive.len()).expect("a segment's archive stays below 2 GiB");
+        archive.resize(archive.len().next_multiple_of(ALIGNMENT), 0);
+        let checksum = if blob.is_empty() {
+            checksum(&archive)
+        } else {
+            let mut hasher = Hasher::new();
+            for part in [&archive, blob, padding(blob)] {
+                hasher.write(part);
+            }
+            hasher.finish()
+        };
+        Self { columns, archive, archive_len, checksum, fingerprint: Fingerprint::EMPTY }
     }
 }

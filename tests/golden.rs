@@ -56,7 +56,7 @@ fn golden() -> Vec<Golden> {
         Golden {
             name: "v1-grouped.image",
             segment_bytes: 256,
-            fingerprint: "@",
+            fingerprint: "81808f62b8ccdc2dae4b3f091bd8118d",
             groups: Some(8),
             entries: (0..40)
                 .map(|i| {

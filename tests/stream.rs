@@ -114,7 +114,9 @@ fn progress_ascends_and_cancels() {
             ControlFlow::Continue(())
         });
         let written = written.unwrap();
-        assert!(seen.len() > 20 && seen.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{seen:?}");
+        // On threads, segments come in batches.
+        assert!(seen.len() > if threads == 1 { 80 } else { 1 });
+        assert!(seen.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{seen:?}");
         assert_eq!(seen.last(), Some(&(written, 1000)));
         for stop in 1..seen.len() {
             let mut calls = 0;

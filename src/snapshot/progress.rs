@@ -18,7 +18,7 @@ pub struct Progress {
 }
 
 impl StateSnapshot {
-    /// As [`write_with`](Self::write_with), and calls `progress` after every segment and at the end.
+    /// As [`write_with`](Self::write_with), and calls `progress` whenever segments have been written, and at the end.
     ///
     /// Where it returns [`ControlFlow::Break`], nothing more is written. At the end its answer does not count.
     ///

@@ -21,6 +21,8 @@
 //! | typed values (rkyv), prefixes, ranges of any kind | [`StateStoreExt`] |
 //! | a store | [`HotStore`], and the plain reference [`InMemoryStore`] |
 //! | snapshots, images, fingerprints | [`StateSnapshot`], [`ImageOptions`], [`Fingerprint`] |
+//! | images larger than memory, or opened in microseconds | [`StateSnapshot::from_reader`], [`StateSnapshot::from_bytes_lazily`], `StateSnapshot::open` (the feature `mmap`) |
+//! | images as streams: progress, cancelling, threads | [`StateSnapshot::write_with_progress`], [`StateSnapshot::read_from`], [`ImageOptions::threads`] |
 //! | snapshots inside of your own archived struct | [`ArchivedStateSnapshot`] |
 //! | state that moves between workers | [`KeyGroups`], [`StateSnapshot::split`], [`StateSnapshot::merge`], [`GroupedImage`] |
 //! | what can go wrong | [`StateError`] |

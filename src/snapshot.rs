@@ -8,6 +8,7 @@
 //!   StateSnapshot ──────────┴─> Arc<Shared> { timestamp, fingerprint once known, source }
 //!                                                                                  │
 //!                           Arc<map of an InMemoryStore>  or  SortedEntries  or  Image ──> Bytes
+//!                                       or  LazyImage ──> Bytes, a mapped file or a reader  or  Merged ──> sources
 //! ```
 
 mod archived;
@@ -233,13 +234,15 @@ impl StateSnapshot {
 
     /// Writes the snapshot as an image, as it goes, and returns the number of bytes written.
     ///
-    /// Computes in O(n). Beyond the snapshot it needs memory for five times the largest segment, that is 64 KiB and an
+    /// Computes in O(n), on as many threads as [`ImageOptions::threads`] says where these are given
+    /// ([`write_with`](Self::write_with)). Beyond the snapshot it needs memory for five times the largest segment, that is 64 KiB and an
     /// entry shorter than that, and for up to three times 40 bytes and a key for every segment written. `out` gets writes
     /// of whole segments, so it need not be buffered; it is flushed at the end.
     ///
     /// # Errors
     ///
-    /// [`StateError::Io`]. What was written until then is an incomplete image, which cannot be opened.
+    /// [`StateError::Io`], and those of [`verify`](Self::verify) for an image opened without reading it. What was written
+    /// until then is an incomplete image, which cannot be opened.
     pub fn write_to(&self, out: impl Write) -> Result<u64, StateError> {
         self.write_with(ImageOptions::new(), out)
     }
@@ -283,7 +286,7 @@ impl StateSnapshot {
         Self { shared: Arc::new(Shared { timestamp_ns, fingerprint, source }) }
     }
 
-    /// Returns the fingerprint of the contents. O(n) the first time, then O(1); O(1) on an opened image.
+    /// Returns the fingerprint of the contents. O(n) the first time, then O(1); O(1) on an image that has been verified.
     pub fn fingerprint(&self) -> Fingerprint {
         *self.shared.fingerprint.get_or_init(|| {
             let mut fingerprint = Fingerprint::EMPTY;

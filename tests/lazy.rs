@@ -241,6 +241,12 @@ fn damage_is_an_error_where_it_is_read_and_nowhere_else() {
             store.put(b"kept", b"1").unwrap();
             assert!(is_damage(&store.try_restore(opened.clone()).unwrap_err()));
             assert_eq!(store.snapshot(), StateSnapshot::from_iter([("kept", "1")]));
+            // One that is not told panics, and leaves a store that can be cleared.
+            assert!(catch_unwind(AssertUnwindSafe(|| store.restore(opened.clone()))).is_err());
+            store.clear();
+            assert_eq!((store.len(), store.size_bytes(), store.get(&0_u32.to_be_bytes())), (0, 0, None));
+            store.try_restore(snapshot.clone()).unwrap();
+            assert_eq!(store.snapshot(), snapshot);
         }
     }
 }

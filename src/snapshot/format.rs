@@ -58,6 +58,10 @@
 //! bytes for each entry, reach the target of 64 KiB; a value of at least the target stands alone. So equal contents,
 //! written with equal options, give equal bytes but for the time in the header. A reader accepts any cut.
 //!
+//! # Kinds
+//!
+//! This is the layout of kind 1. An image of kind 3 holds images of kind 1; `grouped.rs` describes it.
+//!
 //! # Versions
 //!
 //! The first ten bytes keep their meaning in every version. Every later build reads version 1; the golden images of

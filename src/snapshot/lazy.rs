@@ -402,8 +402,10 @@ impl Trailer {
 /// # Images opened without reading them
 ///
 /// Each segment of such an image is verified when a read first comes to it. Methods that return no error **panic** then
-/// if it is damaged, with the error's text; the `try_` methods return the error. After a successful
-/// [`verify`](StateSnapshot::verify) nothing of an image in memory is verified again.
+/// if it is damaged, with the error's text; the `try_` methods return the error. So does
+/// [`StateStore::restore`](crate::StateStore::restore), which may leave the store with any part of the contents;
+/// [`try_restore`](crate::StateStoreExt::try_restore) does not. After a successful [`verify`](StateSnapshot::verify) nothing
+/// of an image in memory is verified again.
 ///
 /// [`len`](StateSnapshot::len) and [`size_bytes`](StateSnapshot::size_bytes) are what the image says of itself until
 /// then, and [`fingerprint`](StateSnapshot::fingerprint) is found by reading all of it.

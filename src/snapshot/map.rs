@@ -29,8 +29,9 @@ impl Backing {
             return Ok(Self::Whole(Bytes::new()));
         }
         // SAFETY: the map is read only. That its bytes do not change while they are borrowed is up to whoever owns the
-        // file; `open` asks it of its caller, and nothing here can check it. Whatever the bytes are, no code relies on
-        // them for where it reads: ranges found in them are compared with the map's length at every use.
+        // file: `open` asks for it, and nothing here can check it. If they do change, every range found in them is still
+        // compared with the length of the map where it is used; only rkyv, while a segment is checked for the first time,
+        // reads a number that it has just compared.
         let map = unsafe { Mmap::map(&file) }.map_err(named)?;
         Ok(Self::Whole(Bytes::from_owner(map)))
     }
@@ -74,7 +75,7 @@ impl StateSnapshot {
 impl GroupedImage {
     /// Opens a grouped image in a file by its directory; only the groups asked for are read.
     ///
-    /// The file is mapped into memory, and [must not change](StateSnapshot::open#the-file-must-not-change).
+    /// The file is mapped into memory, and must not change: see [`StateSnapshot::open`].
     ///
     /// # Errors
     ///

@@ -19,6 +19,7 @@ use std::any::Any;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
+use std::mem;
 use std::ops::{Bound, ControlFlow};
 use std::sync::{Arc, OnceLock};
 
@@ -111,7 +112,7 @@ impl Source for Merged {
 
     fn try_scan<'a>(&'a self, range: KeyBounds<'a>) -> TryEntries<'a> {
         let parts = self.parts.iter().map(|part| part.try_scan(range)).collect();
-        Box::new(Merge { parts, heads: BinaryHeap::with_capacity(self.parts.len()), started: 0, last: None })
+        Box::new(Merge { parts, heads: BinaryHeap::with_capacity(self.parts.len()), started: 0, is_repeated: false })
     }
 
     fn try_visit(
@@ -176,7 +177,8 @@ struct Merge<'a> {
     heads: BinaryHeap<Head>,
     /// How many parts have given their first head.
     started: usize,
-    last: Option<Bytes>,
+    /// Whether the next key is the one that was given out last.
+    is_repeated: bool,
 }
 
 impl Iterator for Merge<'_> {
@@ -191,29 +193,32 @@ impl Iterator for Merge<'_> {
             }
             self.started += 1;
         }
-        let mut head = self.heads.peek_mut()?;
-        match self.parts[head.part].next() {
-            Some(Err(error)) => return Some(Err(error)),
-            next => {
-                let (key, value) = match next {
-                    Some(Ok((key, value))) => {
-                        let part = head.part;
-                        let taken = std::mem::replace(&mut *head, Head { key, value, part });
-                        drop(head);
-                        (taken.key, taken.value)
-                    }
-                    _ => {
-                        let taken = PeekMut::pop(head);
-                        (taken.key, taken.value)
-                    }
-                };
-                if self.last.as_ref() == Some(&key) {
-                    return Some(Err(StateError::ConflictingKeys { keys: vec![shown(&key)], conflicts: 1 }));
-                }
-                self.last = Some(key.clone());
-                Some(Ok((key, value)))
-            }
+        let Head { key, value, .. } = match self.take_least()? {
+            Ok(head) => head,
+            Err(error) => return Some(Err(error)),
+        };
+        // Keys of a part ascend, so the same key of another part is its head by now.
+        let is_repeated = self.heads.peek().is_some_and(|next| next.key == key);
+        if mem::replace(&mut self.is_repeated, is_repeated) {
+            return Some(Err(StateError::ConflictingKeys { keys: vec![shown(&key)], conflicts: 1 }));
         }
+        Some(Ok((key, value)))
+    }
+}
+
+impl Merge<'_> {
+    /// Takes the least head, and puts the next entry of its part in its place.
+    fn take_least(&mut self) -> Option<Result<Head, StateError>> {
+        let mut head = self.heads.peek_mut()?;
+        Some(match self.parts[head.part].next() {
+            // The part goes on behind it, and the head stays for the next call.
+            Some(Err(error)) => Err(error),
+            Some(Ok((key, value))) => {
+                let part = head.part;
+                Ok(mem::replace(&mut *head, Head { key, value, part }))
+            }
+            None => Ok(PeekMut::pop(head)),
+        })
     }
 }
 

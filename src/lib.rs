@@ -18,7 +18,7 @@
 //! | for | see |
 //! |---|---|
 //! | the rules every store keeps, and how to implement one | [`StateStore`] |
-//! | typed values (rkyv), prefixes, ranges of any kind | [`StateStoreExt`] |
+//! | typed values (rkyv), types that change, prefixes, ranges of any kind | [`StateStoreExt`] |
 //! | a store | [`HotStore`], and the plain reference [`InMemoryStore`] |
 //! | snapshots, images, fingerprints | [`StateSnapshot`], [`ImageOptions`], [`Fingerprint`] |
 //! | images larger than memory, or opened in microseconds | [`StateSnapshot::from_reader`], [`StateSnapshot::from_bytes_lazily`], `StateSnapshot::open` (the feature `mmap`) |

@@ -277,6 +277,13 @@ fn splitting_and_writing_take_the_memory_they_say() {
         allocated.peak_bytes
     );
     drop(slices);
+    let many = KeyGroups::new(128).unwrap();
+    for buffer_bytes in [1 << 20, 4 << 20, 16 << 20] {
+        let options = ImageOptions::new().buffer_bytes(buffer_bytes);
+        let (_, allocated) = allocated_by(|| snapshot.write_grouped(many, |key| key, options, io::sink()).unwrap());
+        let allowed = 4 * buffer_bytes + 4 * 131_072 + 6 * 65_536;
+        assert!(allocated.peak_bytes < allowed, "{} of {allowed}", allocated.peak_bytes);
+    }
     let options = ImageOptions::new().buffer_bytes(0);
     let (_, allocated) = allocated_by(|| snapshot.write_grouped(groups, |key| key, options, io::sink()).unwrap());
     // Twice two bytes an entry while that vector grows.

@@ -332,8 +332,8 @@ impl StateSnapshot {
     ///
     /// Computes in O(n), in several passes: the first finds the group of every entry, and each further one gathers as
     /// many groups as fit [`buffer_bytes`](ImageOptions::buffer_bytes), or writes one larger group as it goes. Beyond the
-    /// snapshot it needs that many bytes, two for every entry, and what [`write_to`](Self::write_to) needs for each group
-    /// that is gathered.
+    /// snapshot it needs up to four times that many bytes, two (four while it counts) for every entry, and what
+    /// [`write_to`](Self::write_to) needs for one group.
     ///
     /// Equal contents, groups and options give equal bytes but for the time. [`from_bytes`](Self::from_bytes) and its
     /// kin open the image as a whole; point reads of it ask one group after the other.

@@ -192,6 +192,10 @@ impl LazyImage {
         // Others allocate by what the snapshot says of itself.
         let size = trailer.key_bytes.saturating_add(trailer.value_bytes);
         in_trailer("the segments have no room for such lengths", size, size.min(footer_offset))?;
+        // What a reader holds may be more than a program can count to.
+        if usize::try_from(size.max(entries)).is_err() {
+            return Err(StateError::store("the image holds more than an address space"));
+        }
 
         let kept = match &backing {
             Backing::Whole(_) => Kept::All((0..trailer.segments).map(|_| OnceLock::new()).collect()),
@@ -438,8 +442,9 @@ impl StateSnapshot {
     /// Opens an image in anything that can be read from any place, a [`File`](std::fs::File) for instance, by its footer.
     ///
     /// Every read reads the segments that it needs, and verifies them; the last one is kept. So this takes memory for the
-    /// footer (40 bytes and a key for each segment, and 8 more) and one segment, whatever the size of the image, and a
-    /// store is restored from it without the image being in memory. Whoever reads at random pays for a whole segment
+    /// footer (40 bytes and a key for each segment, and 8 more) and one segment (twice while it is read), whatever the size
+    /// of the image, and a store is restored from it without the image being in memory. To watch or cancel that, count
+    /// or fail in a reader of your own. Whoever reads at random pays for a whole segment
     /// (64 KiB, or one longer value) each time; one thread reads at a time. Handles keep their segment alive.
     ///
     /// If the file changes, reads fail or find what was there: a segment is verified each time it is read. Failing to

@@ -150,10 +150,11 @@ struct Head {
     part: usize,
 }
 
-/// The least key is the greatest head, as `BinaryHeap` gives out the greatest first.
+/// The least key is the greatest head, as `BinaryHeap` gives out the greatest first. Of the same key in two parts the first
+/// part's comes out, which a lookup finds, too.
 impl Ord for Head {
     fn cmp(&self, other: &Self) -> Ordering {
-        other.key.cmp(&self.key)
+        other.key.cmp(&self.key).then(other.part.cmp(&self.part))
     }
 }
 
@@ -165,7 +166,7 @@ impl PartialOrd for Head {
 
 impl PartialEq for Head {
     fn eq(&self, other: &Self) -> bool {
-        self.key == other.key
+        self.cmp(other).is_eq()
     }
 }
 

@@ -58,7 +58,7 @@ impl ImageOptions {
     /// not depend on it.
     ///
     /// The caller's thread reads the entries and writes the image; the others make segments of the entries. Each of them
-    /// takes memory for up to eight segments more. Where the caller's thread has the most to do, more than two or three
+    /// takes memory for up to sixteen segments more. Where the caller's thread has the most to do, more than two or three
     /// do not help. Values that have a segment of their own, and grouped images, are left to the caller's thread.
     #[must_use]
     pub const fn threads(mut self, threads: usize) -> Self {

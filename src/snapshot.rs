@@ -94,6 +94,11 @@ pub(crate) trait Source: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether reading on several threads, and twice, costs little more than reading once.
+    fn is_for_many_readers(&self) -> bool {
+        true
+    }
+
     /// Verifies whatever has not been verified yet; returns the fingerprint if that told it.
     fn verify(&self) -> Result<Option<Fingerprint>, StateError> {
         Ok(None)

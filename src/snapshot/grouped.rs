@@ -374,7 +374,7 @@ impl StateSnapshot {
             if sizes[batch.clone()].iter().filter(|size| **size > 0).count() == 1 {
                 let image = self.image_writer(options, &mut writer.out)?;
                 let images = self.write_batch(&group_of, first, vec![Some(image)])?;
-                for image in images.into_iter().flatten().map(|image| image.take_out().1).collect::<Vec<_>>() {
+                if let Some(image) = images.into_iter().flatten().next().map(|image| image.take_out().1) {
                     writer.add(first, image)?;
                 }
             } else {

@@ -361,6 +361,10 @@ impl Source for LazyImage {
         Ok(())
     }
 
+    fn is_for_many_readers(&self) -> bool {
+        matches!(self.backing, Backing::Whole(_))
+    }
+
     fn verify(&self) -> Result<Option<Fingerprint>, StateError> {
         if let Some(fingerprint) = self.verified.get() {
             return Ok(Some(*fingerprint));

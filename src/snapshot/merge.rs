@@ -129,6 +129,10 @@ impl Source for Merged {
         Ok(())
     }
 
+    fn is_for_many_readers(&self) -> bool {
+        self.parts.iter().all(|part| part.is_for_many_readers())
+    }
+
     fn verify(&self) -> Result<Option<Fingerprint>, StateError> {
         let mut sum = Some(Fingerprint::EMPTY);
         for part in &self.parts {

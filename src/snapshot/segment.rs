@@ -41,16 +41,6 @@ impl Columns {
         self.keys.len() + self.values.len() + self.key_ends.len() * Self::ENTRY_OVERHEAD
     }
 
-    /// Calls `f` with every entry, in order.
-    pub(super) fn each(&self, mut f: impl FnMut(&[u8], &[u8])) {
-        let (mut key, mut value) = (0, 0);
-        for (&key_end, &value_end) in self.key_ends.iter().zip(&self.value_ends) {
-            let (key_end, value_end) = (key_end as usize, value_end as usize);
-            f(&self.keys[key..key_end], &self.values[value..value_end]);
-            (key, value) = (key_end, value_end);
-        }
-    }
-
     pub(super) fn clear(&mut self) {
         self.values.clear();
         self.value_ends.clear();

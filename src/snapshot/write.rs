@@ -4,13 +4,12 @@ use std::hash::Hasher as _;
 use std::io::{self, Write};
 use std::mem;
 use std::ops::{Bound, ControlFlow};
-use std::thread;
 
 use rkyv::util::AlignedVec;
 use twox_hash::xxhash3_64::Hasher;
 
 use super::format::{ALIGNMENT, Descriptor, Header, KIND_SNAPSHOT, Trailer, checksum};
-use super::pool::{Job, Pool};
+use super::pool::write_on_threads;
 use super::progress::Progress;
 use super::segment::Columns;
 use super::{Fingerprint, StateSnapshot};
@@ -57,9 +56,9 @@ impl ImageOptions {
     /// Sets how many threads work on the image, the caller's included: 1 unless told otherwise, at most 64. The image does
     /// not depend on it.
     ///
-    /// The caller's thread reads the entries and writes the image; the others make segments of the entries. Each of them
-    /// takes memory for up to sixteen segments more. Where the caller's thread has the most to do, more than two or three
-    /// do not help. Values that have a segment of their own, and grouped images, are left to the caller's thread.
+    /// The caller's thread reads all entries to find where a segment ends, and all threads make segments. Each takes
+    /// memory for up to sixteen of them. Entries are read twice, so an image [in a reader](StateSnapshot::from_reader) is
+    /// left to the caller's thread, as are grouped images.
     #[must_use]
     pub const fn threads(mut self, threads: usize) -> Self {
         const MOST: usize = 64;
@@ -97,45 +96,46 @@ pub(super) fn write_image(
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(u64, Fingerprint), StateError> {
     let known = snapshot.shared.fingerprint.get().copied();
-    thread::scope(|scope| {
-        let mut writer = ImageWriter::new(snapshot.timestamp_ns(), known, options, out)?;
-        writer.pool = Pool::start(scope, options.threads - 1);
+    let mut writer = ImageWriter::new(snapshot.timestamp_ns(), known, options, out)?;
+    let mut last = writer.written;
+    let mut watch = |writer: &ImageWriter<_>| {
+        let now = Progress { bytes: writer.written, entries: writer.entries };
+        if now.bytes == mem::replace(&mut last, now.bytes) || progress(now).is_continue() {
+            return Ok(());
+        }
+        Err(StateError::Cancelled { bytes: now.bytes })
+    };
+    if options.threads > 1 && snapshot.source().is_for_many_readers() {
+        write_on_threads(&mut writer, &**snapshot.source(), options.threads, &mut watch)?;
+    } else {
         let mut result = Ok(());
         snapshot.try_visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
-            let before = writer.written;
-            result = writer.push(key, value).map_err(StateError::from);
-            let now = Progress { bytes: writer.written, entries: writer.entries };
-            if result.is_ok() && now.bytes > before && progress(now).is_break() {
-                result = Err(StateError::Cancelled { bytes: now.bytes });
-            }
+            result = writer.push(key, value).map_err(StateError::from).and_then(|()| watch(&writer));
             if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         result?;
-        let written = writer.finish()?;
-        let _ = progress(Progress { bytes: written.len, entries: written.entries });
-        Ok((written.len, written.fingerprint))
-    })
+    }
+    let written = writer.finish()?;
+    let _ = progress(Progress { bytes: written.len, entries: written.entries });
+    Ok((written.len, written.fingerprint))
 }
 
 pub(super) struct ImageWriter<W> {
     out: W,
     header: [u8; Header::LEN],
     written: u64,
-    segment_bytes: usize,
+    pub(super) segment_bytes: usize,
     /// The entries of the segment that is being filled.
     columns: Columns,
-    /// Columns and archives of segments that were written, kept for their capacity.
-    spare_columns: Vec<Columns>,
-    spare_archives: Vec<AlignedVec>,
-    /// Threads that seal segments, if any.
-    pool: Option<Pool>,
+    /// Buffers of segments that were written, kept for their capacity.
+    pub(super) spare: Vec<(Columns, AlignedVec)>,
     descriptors: Vec<u8>,
     first_keys: Vec<u8>,
     segments: u64,
     entries: u64,
     key_bytes: u64,
     value_bytes: u64,
-    known_fingerprint: Option<Fingerprint>,
+    pub(super) known_fingerprint: Option<Fingerprint>,
     fingerprint: Fingerprint,
 }
 
@@ -172,9 +172,7 @@ impl<W: Write> ImageWriter<W> {
             written: Header::LEN as u64,
             segment_bytes: options.segment_bytes,
             columns: Columns::default(),
-            spare_columns: Vec::new(),
-            spare_archives: Vec::new(),
-            pool: None,
+            spare: Vec::new(),
             descriptors: Vec::new(),
             first_keys: Vec::new(),
             segments: 0,
@@ -188,11 +186,8 @@ impl<W: Write> ImageWriter<W> {
 
     /// Adds the next entry in order of keys.
     pub(super) fn push(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
-        self.entries += 1;
-        self.key_bytes += key.len() as u64;
-        self.value_bytes += value.len() as u64;
-        let is_left_to_pool = self.pool.is_some() && value.len() < self.segment_bytes;
-        if self.known_fingerprint.is_none() && !is_left_to_pool {
+        self.count(key, value);
+        if self.known_fingerprint.is_none() {
             self.fingerprint.add(key, value);
         }
         if value.len() >= self.segment_bytes {
@@ -207,40 +202,32 @@ impl<W: Write> ImageWriter<W> {
         Ok(())
     }
 
+    /// Counts in an entry that is written one way or another.
+    pub(super) fn count(&mut self, key: &[u8], value: &[u8]) {
+        self.entries += 1;
+        self.key_bytes += key.len() as u64;
+        self.value_bytes += value.len() as u64;
+    }
+
     /// Writes the segment that was being filled, if it holds anything, with `blob` behind it.
     fn close_segment(&mut self, blob: &[u8]) -> io::Result<()> {
         if self.columns.entries() == 0 {
             return Ok(());
         }
-        let columns = mem::take(&mut self.columns);
-        let archive = self.spare_archives.pop().unwrap_or_default();
-        if !blob.is_empty() {
-            self.emit_pending(0)?;
-        }
-        match &mut self.pool {
-            Some(pool) if blob.is_empty() => {
-                pool.submit(Job { columns, archive, counts: self.known_fingerprint.is_none() });
-                let most = pool.most_pending();
-                self.emit_pending(most)?;
-            }
-            _ => self.emit(Sealed::new(columns, archive, blob), blob)?,
-        }
-        self.columns = self.spare_columns.pop().unwrap_or_default();
-        Ok(())
-    }
-
-    /// Writes segments that the pool was given until no more than `most` are left there.
-    fn emit_pending(&mut self, most: usize) -> io::Result<()> {
-        while let Some(sealed) = self.pool.as_mut().and_then(|pool| pool.next(most)) {
-            self.fingerprint = self.fingerprint.with(sealed.fingerprint);
-            self.emit(sealed, &[])?;
+        // The only spare buffers of this thread: the columns' go back to where they were.
+        let archive = self.spare.pop().map_or_else(AlignedVec::new, |(_, archive)| archive);
+        let sealed = Sealed::new(mem::take(&mut self.columns), archive, blob);
+        self.emit(sealed, blob)?;
+        if let Some((columns, _)) = self.spare.last_mut() {
+            mem::swap(&mut self.columns, columns);
         }
         Ok(())
     }
 
     /// Writes a segment, with `blob` behind it.
-    fn emit(&mut self, sealed: Sealed, blob: &[u8]) -> io::Result<()> {
-        let Sealed { mut columns, archive, archive_len, checksum, .. } = sealed;
+    pub(super) fn emit(&mut self, sealed: Sealed, blob: &[u8]) -> io::Result<()> {
+        let Sealed { mut columns, archive, archive_len, checksum, fingerprint } = sealed;
+        self.fingerprint = self.fingerprint.with(fingerprint);
         let first_key = columns.first_key();
         let descriptor = Descriptor {
             offset: self.written,
@@ -258,8 +245,7 @@ impl<W: Write> ImageWriter<W> {
         for part in [&archive, blob, padding(blob)] {
             self.write(part)?;
         }
-        self.spare_columns.push(columns);
-        self.spare_archives.push(archive);
+        self.spare.push((columns, archive));
         Ok(())
     }
 
@@ -271,7 +257,6 @@ impl<W: Write> ImageWriter<W> {
 
     pub(super) fn finish(mut self) -> io::Result<Written<W>> {
         self.close_segment(&[])?;
-        self.emit_pending(0)?;
         let footer_offset = self.written;
         let footer = [mem::take(&mut self.descriptors), mem::take(&mut self.first_keys)];
         let mut hasher = Hasher::new();
@@ -310,7 +295,7 @@ pub(super) struct Sealed {
     archive_len: u32,
     /// That of the whole segment.
     checksum: u64,
-    /// That of its entries, where a pool was asked for it.
+    /// That of its entries, where whoever made it was asked for it, else that of none.
     pub(super) fingerprint: Fingerprint,
 }
 

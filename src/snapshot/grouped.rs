@@ -277,6 +277,7 @@ impl GroupedImage {
     }
 
     fn read(&self, entry: &Entry) -> Result<StateSnapshot, StateError> {
+        self.backing.will_need(entry.extent());
         let (image, timestamp_ns, fingerprint) = Image::open(self.backing.read(entry.extent())?)?;
         self.check(entry, timestamp_ns, &image)?;
         self.check_fingerprint(entry, fingerprint)?;

@@ -48,6 +48,17 @@ impl<R: Read + Seek + Send + 'static> ReadSeek for R {}
 pub(super) enum Backing {
     /// There, at an alignment that archives can be read at.
     Whole(Bytes),
+    /// In a map of a file. Header, footer and trailer are read from the file itself: reading a map page by page takes
+    /// many times as long where the file is not in memory, and what was read stays whatever happens to the file.
+    #[cfg_attr(not(feature = "mmap"), allow(dead_code, reason = "only `map.rs` makes one"))]
+    Mapped {
+        bytes: Bytes,
+        /// Tells the system that a range of the file is about to be read.
+        will_need: Arc<dyn Fn(Range<u64>) + Send + Sync>,
+        file: Arc<Mutex<dyn ReadSeek>>,
+        /// Where the image starts in the file.
+        base: u64,
+    },
     /// In a reader, where the image takes `len` bytes from `base` on.
     Apart { reader: Arc<Mutex<dyn ReadSeek>>, base: u64, len: u64 },
 }
@@ -60,7 +71,7 @@ impl Backing {
 
     pub(super) fn len(&self) -> u64 {
         match self {
-            Self::Whole(bytes) => bytes.len() as u64,
+            Self::Whole(bytes) | Self::Mapped { bytes, .. } => bytes.len() as u64,
             Self::Apart { len, .. } => *len,
         }
     }
@@ -69,6 +80,12 @@ impl Backing {
     pub(super) fn part(&self, range: Range<u64>) -> Self {
         match self {
             Self::Whole(bytes) => Self::Whole(bytes.slice(range.start as usize..range.end as usize)),
+            Self::Mapped { bytes, will_need, file, base } => Self::Mapped {
+                bytes: bytes.slice(range.start as usize..range.end as usize),
+                will_need: Arc::clone(will_need),
+                file: Arc::clone(file),
+                base: base + range.start,
+            },
             Self::Apart { reader, base, .. } => {
                 Self::Apart { reader: Arc::clone(reader), base: base + range.start, len: range.end - range.start }
             }
@@ -80,7 +97,9 @@ impl Backing {
         /// More is only allocated once that much has been read: the reader's length may not be true.
         const TRUSTED: u64 = 1 << 20;
         match self {
-            Self::Whole(bytes) => Ok(bytes.slice(range.start as usize..range.end as usize)),
+            Self::Whole(bytes) | Self::Mapped { bytes, .. } => {
+                Ok(bytes.slice(range.start as usize..range.end as usize))
+            }
             Self::Apart { reader, base, len } => {
                 let asked = range.end - range.start;
                 let mut bytes = Vec::with_capacity(asked.min(TRUSTED) as usize);
@@ -95,10 +114,27 @@ impl Backing {
         }
     }
 
+    /// The same bytes, for parts that are read once.
+    fn without_map(&self) -> Self {
+        match self {
+            Self::Mapped { bytes, file, base, .. } => {
+                Self::Apart { reader: Arc::clone(file), base: *base, len: bytes.len() as u64 }
+            }
+            other => other.clone(),
+        }
+    }
+
+    /// Tells that a range is about to be read, in order.
+    pub(super) fn will_need(&self, range: Range<u64>) {
+        if let Self::Mapped { will_need, base, .. } = self {
+            will_need(base + range.start..base + range.end);
+        }
+    }
+
     /// Reads and checks the header.
     pub(super) fn read_header(&self) -> Result<Header, StateError> {
         // No image is shorter than header and trailer, so that these bytes tell of their number what all would.
-        Header::read(&self.read(0..self.len().min((Header::LEN + Trailer::LEN) as u64))?)
+        Header::read(&self.without_map().read(0..self.len().min((Header::LEN + Trailer::LEN) as u64))?)
     }
 
     /// Reads and checks the header, the trailer and the footer.
@@ -106,10 +142,11 @@ impl Backing {
         let read = self.read_header()?;
         let len = self.len();
         let trailer_offset = len - Trailer::LEN as u64;
-        let header = self.read(0..Header::LEN as u64)?;
-        let trailer = Trailer::read_apart(&header, &self.read(trailer_offset..len)?, len)?;
+        let source = self.without_map();
+        let header = source.read(0..Header::LEN as u64)?;
+        let trailer = Trailer::read_apart(&header, &source.read(trailer_offset..len)?, len)?;
         trailer.check_footer(trailer_offset)?;
-        let footer = self.read(trailer.footer_offset..trailer_offset)?;
+        let footer = source.read(trailer.footer_offset..trailer_offset)?;
         verify_checksum("footer", trailer.footer_offset, trailer.footer_checksum, &footer)?;
         Ok((read, trailer, footer))
     }
@@ -132,6 +169,14 @@ enum Kept {
     All(Vec<OnceLock<Arc<Loaded>>>),
     /// The last that was asked for, with its index.
     Last(Mutex<Option<(usize, Arc<Loaded>)>>),
+}
+
+/// How far a scan has asked for what it will read.
+struct Ahead {
+    /// The segments before this one have been asked for.
+    segment: usize,
+    /// Where the scan has to come to before it asks again.
+    mark: u64,
 }
 
 /// A segment that has been checked.
@@ -198,7 +243,9 @@ impl LazyImage {
         }
 
         let kept = match &backing {
-            Backing::Whole(_) => Kept::All((0..trailer.segments).map(|_| OnceLock::new()).collect()),
+            Backing::Whole(_) | Backing::Mapped { .. } => {
+                Kept::All((0..trailer.segments).map(|_| OnceLock::new()).collect())
+            }
             Backing::Apart { .. } => Kept::Last(Mutex::new(None)),
         };
         let verified = OnceLock::new();
@@ -273,6 +320,27 @@ impl LazyImage {
         Ok(Arc::new(loaded))
     }
 
+    fn offset(&self, segment: usize) -> u64 {
+        let at = segment * Descriptor::LEN;
+        if segment < self.segments() { Descriptor::read(&self.footer[at..]).offset } else { self.trailer.footer_offset }
+    }
+
+    /// Asks for the segments behind `index` of a scan up to `end`, some MiB at a time and before they are needed.
+    fn read_ahead(&self, ahead: &mut Ahead, index: usize, end: usize) {
+        /// How much is asked for at once. At most twice that is under way.
+        const STEP: u64 = 4 << 20;
+        let offset = self.offset(index);
+        if offset < ahead.mark {
+            return;
+        }
+        let first = ahead.segment.max(index);
+        while ahead.segment < end && self.offset(ahead.segment) < offset + 2 * STEP {
+            ahead.segment += 1;
+        }
+        self.backing.will_need(self.offset(first)..self.offset(ahead.segment.max(first)));
+        ahead.mark = offset + STEP;
+    }
+
     /// The entries within `range`: segments, checked, each with a range of indices.
     fn runs<'a>(
         &'a self,
@@ -290,7 +358,11 @@ impl LazyImage {
         };
         let start = self.segments_before(before).saturating_sub(1);
         let end = if is_inverted(range) { start } else { self.segments_before(within) };
+        let mut ahead = Ahead { segment: start, mark: 0 };
         (start..end).map(move |index| {
+            if end - start > 1 {
+                self.read_ahead(&mut ahead, index, end);
+            }
             let loaded = self.segment(index)?;
             let Loaded { bytes, segment } = &*loaded;
             let low = if index == start { segment.partition_point(bytes, 0, before) } else { 0 };
@@ -362,7 +434,7 @@ impl Source for LazyImage {
     }
 
     fn is_for_many_readers(&self) -> bool {
-        matches!(self.backing, Backing::Whole(_))
+        !matches!(self.backing, Backing::Apart { .. })
     }
 
     fn verify(&self) -> Result<Option<Fingerprint>, StateError> {

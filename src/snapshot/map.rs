@@ -4,14 +4,27 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+#[cfg(unix)]
+use memmap2::Advice;
 use memmap2::Mmap;
 
 use super::lazy::Backing;
 use super::{GroupedImage, StateSnapshot};
 use crate::StateError;
+
+/// A map, for handles to share.
+struct Shared(Arc<Mmap>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
 
 impl Backing {
     /// Maps the file at `path`. Errors name it.
@@ -33,7 +46,21 @@ impl Backing {
         // compared with the length of the map where it is used; only rkyv, while a segment is checked for the first time,
         // reads a number that it has just compared.
         let map = unsafe { Mmap::map(&file) }.map_err(named)?;
-        Ok(Self::Whole(Bytes::from_owner(map)))
+        let map = Arc::new(map);
+        let bytes = Bytes::from_owner(Shared(Arc::clone(&map)));
+        let will_need = move |range: Range<u64>| {
+            /// Linux reads no more than this ahead for one request on many disks, and forgets the rest of it.
+            const AT_ONCE: usize = 128 << 10;
+            let end = range.end as usize;
+            for start in (range.start as usize..end).step_by(AT_ONCE) {
+                // Only advice: whether it is taken shows in nothing but time.
+                #[cfg(unix)]
+                let _ = map.advise_range(Advice::WillNeed, start, AT_ONCE.min(end - start));
+                #[cfg(not(unix))]
+                let _ = (&map, start);
+            }
+        };
+        Ok(Self::Mapped { bytes, will_need: Arc::new(will_need), file: Arc::new(Mutex::new(file)), base: 0 })
     }
 }
 
@@ -41,7 +68,8 @@ impl StateSnapshot {
     /// Opens an image in a file by its footer, without reading the rest: the file is mapped into memory, and read by the
     /// system as it is touched. It may be larger than memory.
     ///
-    /// Otherwise as [`from_bytes_lazily`](Self::from_bytes_lazily). Handles and clones keep the map; deleting or renaming
+    /// Otherwise as [`from_bytes_lazily`](Self::from_bytes_lazily), with a copy of the footer: 40 bytes and a key more for
+    /// each segment. Scans ask the system for some MiB ahead. Handles and clones keep the map; deleting or renaming
     /// the file does it no harm. A store restored from the snapshot reads the file once, from start to end.
     ///
     /// # The file must not change

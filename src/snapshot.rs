@@ -52,6 +52,7 @@ use crate::ext::decode;
 use crate::store::{Entries, KeyBounds, half_open};
 use format::{Header, KIND_GROUPED};
 use image::Image;
+use lazy::expect_sound;
 use sorted::SortedEntries;
 
 /// An ordered iterator over entries whose bytes are verified on the way, as [`StateSnapshot::try_scan`] returns it.
@@ -233,7 +234,8 @@ impl StateSnapshot {
     pub fn to_bytes(&self) -> Bytes {
         // Eight bytes an entry and a little for each segment come to what the entries are themselves.
         let mut image = Vec::with_capacity(self.size_bytes() + self.size_bytes() / 256 + 8 * self.len() + 512);
-        self.write_to(&mut image).expect("entries of a snapshot are within the limits, and a `Vec` takes all bytes");
+        // A `Vec` takes all bytes, so only reading the entries can fail.
+        expect_sound(self.write_to(&mut image));
         image.into()
     }
 
@@ -317,13 +319,13 @@ impl StateSnapshot {
     ///
     /// # Errors
     ///
-    /// [`StateError::WrongType`].
+    /// [`StateError::WrongType`], and those of [`try_get`](Self::try_get).
     pub fn get_typed<T>(&self, key: &[u8]) -> Result<Option<T>, StateError>
     where
         T: Archive,
         T::Archived: for<'a> CheckBytes<HighValidator<'a, BoxedError>> + Deserialize<T, HighDeserializer<BoxedError>>,
     {
-        self.get(key).map(|value| decode(key, &value)).transpose()
+        self.try_get(key)?.map(|value| decode(key, &value)).transpose()
     }
 
     /// Iterates over all entries, in order.

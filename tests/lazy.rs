@@ -230,7 +230,12 @@ fn damage_is_an_error_where_it_is_read_and_nowhere_else() {
         let groups = KeyGroups::new(3).unwrap();
         let error = opened.write_grouped(groups, |key| key, ImageOptions::new(), io::sink()).unwrap_err();
         assert!(is_damage(&error));
+        assert!(is_damage(&opened.get_typed::<u64>(&snapshot.iter().nth(60).unwrap().0).unwrap_err()));
+        let error = rkyv::to_bytes::<rkyv::rancor::BoxedError>(&opened).unwrap_err().to_string();
+        assert!(error.contains("the segment at byte"), "{error}");
         // What cannot panics, with its text.
+        let panic = catch_unwind(AssertUnwindSafe(|| opened.to_bytes())).unwrap_err();
+        assert!(panic.downcast_ref::<String>().unwrap().contains("the segment at byte"));
         let panic = catch_unwind(AssertUnwindSafe(|| opened.iter().count())).unwrap_err();
         let text = panic.downcast_ref::<String>().unwrap();
         assert!(text.contains("the segment at byte") && text.contains("checksum"), "{text}");

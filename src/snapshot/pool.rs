@@ -10,8 +10,8 @@
 //! # Why this and not the other way
 //!
 //! Threads that each take a range of keys would cut at other places, and images would depend on their number. Were the
-//! caller's thread to copy entries for the others, these would be left with half of the work: that gained 15 % for small
-//! values, on two threads. Reading twice costs what a scan does, a third of the work for small values and less for others.
+//! caller's thread to copy entries for the others, it would keep most of the work: 59 of 68 ns for an entry of 20 bytes.
+//! Reading twice costs a scan more, which is a third of the work of one thread.
 //!
 //! # Invariants
 //!

@@ -151,6 +151,45 @@ pub enum StateError {
         expected: u64,
     },
 
+    /// A number of key groups that there cannot be.
+    #[error("{found} key groups were asked for, there can be 1 to {most}; 128 is a usual choice")]
+    KeyGroupCount {
+        /// The number asked for.
+        found: u32,
+        /// The largest number allowed.
+        most: u32,
+    },
+
+    /// A function that assigns keys to slices named one that does not exist.
+    #[error("the key `{key}` was assigned to slice {slice}, but there are {slices}, counted from 0; mend the function")]
+    NoSuchSlice {
+        /// The start of the key, as text with escapes.
+        key: String,
+        /// The slice it was assigned to.
+        slice: usize,
+        /// The number of slices.
+        slices: usize,
+    },
+
+    /// Slices that should be merged hold the same keys.
+    #[error(
+        "{conflicts} keys are in more than one of the slices: {}; merge slices of one checkpoint that hold each key once",
+        listed(keys, *conflicts)
+    )]
+    ConflictingKeys {
+        /// The starts of the first of these keys, at most eight, as text with escapes.
+        keys: Vec<String>,
+        /// How many such keys there are. (Where entries are read one by one, those found until then: 1.)
+        conflicts: usize,
+    },
+
+    /// Whoever watched the progress of an operation told it to stop.
+    #[error("the operation was cancelled after {bytes} bytes, as its progress callback asked")]
+    Cancelled {
+        /// How many bytes had been read or written. Those written are not a complete image.
+        bytes: u64,
+    },
+
     /// Reading or writing outside of memory failed. What was written so far is not a complete image.
     #[error("input or output failed: {0}")]
     Io(#[from] io::Error),
@@ -172,4 +211,17 @@ impl StateError {
     pub fn store(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Store(cause.into())
     }
+}
+
+/// The start of a key as text, for an error.
+pub(crate) fn shown(key: &[u8]) -> String {
+    key[..key.len().min(32)].escape_ascii().to_string()
+}
+
+fn listed(keys: &[String], all: usize) -> String {
+    let mut list: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
+    if keys.len() < all {
+        list.push("...".to_owned());
+    }
+    list.join(", ")
 }

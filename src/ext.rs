@@ -17,8 +17,9 @@ use rkyv::ser::allocator::ArenaHandle;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Portable, Serialize};
 
+use crate::error::shown;
 use crate::store::{BEYOND_EVERY_KEY, Entries, prefix_end, scan_bounds};
-use crate::{StateError, StateStore};
+use crate::{StateError, StateSnapshot, StateStore};
 
 /// The alignment of rkyv's own buffers, and so the largest that an archived type can count on.
 const ALIGNMENT: usize = AlignedVec::<16>::ALIGNMENT;
@@ -61,7 +62,7 @@ impl Drop for Scratch {
 /// Typed methods store values as rkyv archives and check the stored bytes against the type on every read. What does not
 /// validate, or has bytes that the type has no use for, is [`StateError::WrongType`]. The check proves that the bytes
 /// are *a* valid archive of the type, not that they were written as one: an `f64` can be read as a `u64`. Where a type
-/// may change, put a version into it or into its keys.
+/// may change, [say its version](#types-that-change).
 ///
 /// ```
 /// use opstate::{InMemoryStore, StateStore, StateStoreExt};
@@ -93,6 +94,73 @@ impl Drop for Scratch {
 ///     Some(window)
 /// })?;
 /// assert_eq!(store.get_typed::<Window>(b"w1")?, Some(Window { count: 2, names: vec!["a".into(), "b".into()] }));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Types that change
+///
+/// An archive does not say what type it is of, so a struct with one more field cannot read what the old one wrote. Store an
+/// **enum of boxed versions** from the start: its archive is a tag and a pointer, eight bytes that stay the same however
+/// many versions are added behind the last.
+///
+/// - A new program reads every version, and brings it up to date by a `From`.
+/// - An old program that meets a newer version gets [`StateError::WrongType`], never a wrong value: the tag is unknown to
+///   it. The store is as it was.
+/// - Versions keep their order, their fields and their `Box`es for as long as there may be state that holds them.
+/// - State written as a plain struct is brought over once, entry by entry, when it is restored.
+///
+/// ```
+/// use opstate::{InMemoryStore, StateError, StateStore, StateStoreExt};
+/// use rkyv::{Archive, Deserialize, Serialize};
+///
+/// #[derive(Archive, Serialize, Deserialize)]
+/// struct WindowV1 {
+///     count: u64,
+/// }
+///
+/// #[derive(Archive, Serialize, Deserialize, Debug, PartialEq)]
+/// struct WindowV2 {
+///     count: u64,
+///     late: u64,
+/// }
+///
+/// #[derive(Archive, Serialize, Deserialize)]
+/// enum Window {
+///     V1(Box<WindowV1>),
+///     V2(Box<WindowV2>),
+/// }
+///
+/// impl From<Window> for WindowV2 {
+///     fn from(window: Window) -> Self {
+///         match window {
+///             Window::V1(old) => Self { count: old.count, late: 0 },
+///             Window::V2(window) => *window,
+///         }
+///     }
+/// }
+///
+/// /// What the program was before.
+/// #[derive(Archive, Serialize, Deserialize)]
+/// enum OldWindow {
+///     V1(Box<WindowV1>),
+/// }
+///
+/// # fn main() -> Result<(), StateError> {
+/// let mut store = InMemoryStore::new();
+/// store.put_typed(b"w", &OldWindow::V1(Box::new(WindowV1 { count: 7 })))?;
+///
+/// // The new program reads it and writes it anew.
+/// store.update::<Window>(b"w", |window| {
+///     let mut window = WindowV2::from(window?);
+///     window.late += 1;
+///     Some(Window::V2(Box::new(window)))
+/// })?;
+/// let window = store.get_typed::<Window>(b"w")?.map(WindowV2::from);
+/// assert_eq!(window, Some(WindowV2 { count: 7, late: 1 }));
+///
+/// // The old program refuses what it does not know.
+/// assert!(matches!(store.get_typed::<OldWindow>(b"w"), Err(StateError::WrongType { .. })));
 /// # Ok(())
 /// # }
 /// ```
@@ -303,6 +371,20 @@ pub trait StateStoreExt: StateStore {
         Box::new(self.scan(range).map(|(key, value)| decode(&key, &value).map(|value| (key, value))))
     }
 
+    /// Verifies a snapshot, then replaces the contents by those of it.
+    ///
+    /// For an image [opened without reading it](StateSnapshot::from_bytes_lazily) this reads all of it before the store
+    /// changes, and then what [`restore`](StateStore::restore) reads; for any other snapshot it is a `restore`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`StateSnapshot::verify`]. Then the store is as it was.
+    fn try_restore(&mut self, snapshot: StateSnapshot) -> Result<(), StateError> {
+        snapshot.verify()?;
+        self.restore(snapshot);
+        Ok(())
+    }
+
     /// Calls `f` with every entry whose key starts with `prefix`, in order, until it returns [`ControlFlow::Break`].
     ///
     /// Costs a [`visit_range`](StateStore::visit_range).
@@ -391,7 +473,7 @@ where
 
 fn wrong_type<T>(key: &[u8], value_len: usize, cause: BoxedError) -> StateError {
     StateError::WrongType {
-        key: key[..key.len().min(32)].escape_ascii().to_string(),
+        key: shown(key),
         key_len: key.len(),
         value_len,
         type_name: type_name::<T>(),

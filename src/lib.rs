@@ -18,10 +18,13 @@
 //! | for | see |
 //! |---|---|
 //! | the rules every store keeps, and how to implement one | [`StateStore`] |
-//! | typed values (rkyv), prefixes, ranges of any kind | [`StateStoreExt`] |
+//! | typed values (rkyv), types that change, prefixes, ranges of any kind | [`StateStoreExt`] |
 //! | a store | [`HotStore`], and the plain reference [`InMemoryStore`] |
 //! | snapshots, images, fingerprints | [`StateSnapshot`], [`ImageOptions`], [`Fingerprint`] |
+//! | images larger than memory, or opened in microseconds | [`StateSnapshot::from_reader`], [`StateSnapshot::from_bytes_lazily`], `StateSnapshot::open` (the feature `mmap`) |
+//! | images as streams: progress, cancelling, threads | [`StateSnapshot::write_with_progress`], [`StateSnapshot::read_from`], [`ImageOptions::threads`] |
 //! | snapshots inside of your own archived struct | [`ArchivedStateSnapshot`] |
+//! | state that moves between workers | [`KeyGroups`], [`StateSnapshot::split`], [`StateSnapshot::merge`], [`GroupedImage`] |
 //! | what can go wrong | [`StateError`] |
 //! | a store of your own: how to write it, how to check it | [`StateStore`], the module `conformance` (a feature) |
 //!
@@ -74,6 +77,7 @@ mod error;
 mod ext;
 mod handles;
 mod hot;
+mod key_group;
 mod memory;
 mod snapshot;
 mod store;
@@ -89,8 +93,12 @@ pub use rkyv;
 pub use error::StateError;
 pub use ext::StateStoreExt;
 pub use hot::{HotStats, HotStore, HotStoreBuilder};
+pub use key_group::KeyGroups;
 pub use memory::InMemoryStore;
-pub use snapshot::{ArchivedStateSnapshot, Fingerprint, ImageOptions, StateSnapshot, StateSnapshotResolver};
+pub use snapshot::{
+    ArchivedStateSnapshot, Fingerprint, GroupedImage, ImageOptions, Progress, StateSnapshot, StateSnapshotResolver,
+    TryEntries,
+};
 pub use store::{Entries, KeyBounds, MAX_KEY_LEN, MAX_VALUE_LEN, StateStore, check_entry_len};
 
 #[cfg(doctest)]

@@ -8,14 +8,23 @@
 //!   StateSnapshot ──────────┴─> Arc<Shared> { timestamp, fingerprint once known, source }
 //!                                                                                  │
 //!                           Arc<map of an InMemoryStore>  or  SortedEntries  or  Image ──> Bytes
+//!                                       or  LazyImage ──> Bytes, a mapped file or a reader  or  Merged ──> sources
 //! ```
 
 mod archived;
 mod fingerprint;
 mod format;
+mod grouped;
 mod image;
+mod lazy;
+#[cfg(feature = "mmap")]
+mod map;
+mod merge;
+mod pool;
+mod progress;
 mod segment;
 mod sorted;
+mod split;
 mod write;
 
 use std::any::Any;
@@ -34,13 +43,20 @@ use rkyv::{Archive, Deserialize};
 
 pub use archived::{ArchivedStateSnapshot, StateSnapshotResolver};
 pub use fingerprint::Fingerprint;
+pub use grouped::GroupedImage;
+pub use progress::Progress;
 pub use write::ImageOptions;
 
 use crate::StateError;
 use crate::ext::decode;
 use crate::store::{Entries, KeyBounds, half_open};
+use format::{Header, KIND_GROUPED};
 use image::Image;
+use lazy::expect_sound;
 use sorted::SortedEntries;
+
+/// An ordered iterator over entries whose bytes are verified on the way, as [`StateSnapshot::try_scan`] returns it.
+pub type TryEntries<'a> = Box<dyn Iterator<Item = Result<(Bytes, Bytes), StateError>> + 'a>;
 
 /// Where a snapshot's entries lie: immutable, in strictly ascending order of keys, within the limits of the contract.
 pub(crate) trait Source: Send + Sync + 'static {
@@ -58,6 +74,36 @@ pub(crate) trait Source: Send + Sync + 'static {
 
     /// Calls `f` with the entries within `range`, in order, until it breaks.
     fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>);
+
+    /// As [`get`](Self::get), for a source that verifies its bytes at their first touch.
+    fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        Ok(self.get(key))
+    }
+
+    /// As [`scan`](Self::scan), for a source that verifies its bytes at their first touch.
+    fn try_scan<'a>(&'a self, range: KeyBounds<'a>) -> TryEntries<'a> {
+        Box::new(self.scan(range).map(Ok))
+    }
+
+    /// As [`visit`](Self::visit), for a source that verifies its bytes at their first touch.
+    fn try_visit(
+        &self,
+        range: KeyBounds<'_>,
+        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StateError> {
+        self.visit(range, f);
+        Ok(())
+    }
+
+    /// Whether reading on several threads, and twice, costs little more than reading once.
+    fn is_for_many_readers(&self) -> bool {
+        true
+    }
+
+    /// Verifies whatever has not been verified yet; returns the fingerprint if that told it.
+    fn verify(&self) -> Result<Option<Fingerprint>, StateError> {
+        Ok(None)
+    }
 
     /// The source as what it is, for a store that can take its own kind back without copying.
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
@@ -156,7 +202,7 @@ impl StateSnapshot {
         Ok(Self::of(Arc::new(SortedEntries::new(entries.collect())?)))
     }
 
-    /// Opens an image.
+    /// Opens an image, also [one of key groups](Self::write_grouped).
     ///
     /// All of it is verified: structure, checksums, order of keys, counts and the fingerprint. The snapshot answers
     /// from `bytes` as they are; they are copied only if they do not start at a multiple of four bytes in memory.
@@ -166,11 +212,20 @@ impl StateSnapshot {
     /// # Errors
     ///
     /// [`StateError::NotAnImage`], [`StateError::UnsupportedVersion`], [`StateError::Truncated`],
-    /// [`StateError::ChecksumMismatch`] and [`StateError::Malformed`].
+    /// [`StateError::ChecksumMismatch`] and [`StateError::Malformed`]; [`StateError::ConflictingKeys`] for key groups.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, StateError> {
-        let (image, timestamp_ns, fingerprint) = Image::open(bytes.into())?;
-        let fingerprint = OnceLock::from(fingerprint);
-        Ok(Self { shared: Arc::new(Shared { timestamp_ns, fingerprint, source: Arc::new(image) }) })
+        let bytes = bytes.into();
+        if Header::read(&bytes)?.kind == KIND_GROUPED {
+            return GroupedImage::from_bytes(bytes)?.read_whole();
+        }
+        let (image, timestamp_ns, fingerprint) = Image::open(bytes)?;
+        Ok(Self::opened(timestamp_ns, Some(fingerprint), Arc::new(image)))
+    }
+
+    /// Makes a snapshot of `source`, taken then.
+    fn opened(timestamp_ns: u64, fingerprint: Option<Fingerprint>, source: Arc<dyn Source>) -> Self {
+        let fingerprint = fingerprint.map_or_else(OnceLock::new, OnceLock::from);
+        Self { shared: Arc::new(Shared { timestamp_ns, fingerprint, source }) }
     }
 
     /// Returns the snapshot as an image. Computes in O(n).
@@ -179,19 +234,22 @@ impl StateSnapshot {
     pub fn to_bytes(&self) -> Bytes {
         // Eight bytes an entry and a little for each segment come to what the entries are themselves.
         let mut image = Vec::with_capacity(self.size_bytes() + self.size_bytes() / 256 + 8 * self.len() + 512);
-        self.write_to(&mut image).expect("entries of a snapshot are within the limits, and a `Vec` takes all bytes");
+        // A `Vec` takes all bytes, so only reading the entries can fail.
+        expect_sound(self.write_to(&mut image));
         image.into()
     }
 
     /// Writes the snapshot as an image, as it goes, and returns the number of bytes written.
     ///
-    /// Computes in O(n). Beyond the snapshot it needs memory for five times the largest segment, that is 64 KiB and an
+    /// Computes in O(n), on as many threads as [`ImageOptions::threads`] says where these are given
+    /// ([`write_with`](Self::write_with)). Beyond the snapshot it needs memory for five times the largest segment, that is 64 KiB and an
     /// entry shorter than that, and for up to three times 40 bytes and a key for every segment written. `out` gets writes
     /// of whole segments, so it need not be buffered; it is flushed at the end.
     ///
     /// # Errors
     ///
-    /// [`StateError::Io`]. What was written until then is an incomplete image, which cannot be opened.
+    /// [`StateError::Io`], and those of [`verify`](Self::verify) for an image opened without reading it. What was written
+    /// until then is an incomplete image, which cannot be opened.
     pub fn write_to(&self, out: impl Write) -> Result<u64, StateError> {
         self.write_with(ImageOptions::new(), out)
     }
@@ -202,10 +260,7 @@ impl StateSnapshot {
     ///
     /// As [`write_to`](Self::write_to).
     pub fn write_with(&self, options: ImageOptions, out: impl Write) -> Result<u64, StateError> {
-        let (written, fingerprint) = write::write_image(self, options, out)?;
-        // Another thread may have been first; it found the same.
-        let _ = self.shared.fingerprint.set(fingerprint);
-        Ok(written)
+        self.write_with_progress(options, out, |_| ControlFlow::Continue(()))
     }
 
     /// Returns the number of entries. O(1).
@@ -238,7 +293,7 @@ impl StateSnapshot {
         Self { shared: Arc::new(Shared { timestamp_ns, fingerprint, source }) }
     }
 
-    /// Returns the fingerprint of the contents. O(n) the first time, then O(1); O(1) on an opened image.
+    /// Returns the fingerprint of the contents. O(n) the first time, then O(1); O(1) on an image that has been verified.
     pub fn fingerprint(&self) -> Fingerprint {
         *self.shared.fingerprint.get_or_init(|| {
             let mut fingerprint = Fingerprint::EMPTY;
@@ -264,13 +319,13 @@ impl StateSnapshot {
     ///
     /// # Errors
     ///
-    /// [`StateError::WrongType`].
+    /// [`StateError::WrongType`], and those of [`try_get`](Self::try_get).
     pub fn get_typed<T>(&self, key: &[u8]) -> Result<Option<T>, StateError>
     where
         T: Archive,
         T::Archived: for<'a> CheckBytes<HighValidator<'a, BoxedError>> + Deserialize<T, HighDeserializer<BoxedError>>,
     {
-        self.get(key).map(|value| decode(key, &value)).transpose()
+        self.try_get(key)?.map(|value| decode(key, &value)).transpose()
     }
 
     /// Iterates over all entries, in order.

@@ -2,10 +2,11 @@
 
 use std::sync::LazyLock;
 
-use opstate::{ImageOptions, StateError, StateSnapshot};
+use opstate::{ImageOptions, KeyGroups, StateError, StateSnapshot};
 use proptest::prelude::*;
 
 use crate::cases;
+use crate::layout::assert_lazy_agrees;
 
 /// Snapshots with images of several sizes and shapes.
 fn samples() -> Vec<(StateSnapshot, Vec<u8>)> {
@@ -14,6 +15,14 @@ fn samples() -> Vec<(StateSnapshot, Vec<u8>)> {
         let snapshot = StateSnapshot::from_iter(entries.map(|(key, value)| (key.into_bytes(), value)));
         let mut image = Vec::new();
         snapshot.write_with(ImageOptions::new().segment_bytes(segment_bytes), &mut image).unwrap();
+        (snapshot, image)
+    };
+    let grouped = |count: u32, segment_bytes: usize| {
+        let entries = (0..count).map(|i| (format!("key/{i:05}").into_bytes(), vec![i as u8; 12]));
+        let snapshot = StateSnapshot::from_iter(entries);
+        let (groups, options) = (KeyGroups::new(5).unwrap(), ImageOptions::new().segment_bytes(segment_bytes));
+        let mut image = Vec::new();
+        snapshot.write_grouped(groups, |key| key, options, &mut image).unwrap();
         (snapshot, image)
     };
     vec![
@@ -26,11 +35,22 @@ fn samples() -> Vec<(StateSnapshot, Vec<u8>)> {
         numbered(60, 7, 100),
         // One segment.
         numbered(150, 8, 1 << 16),
+        // Key groups: none, some of one segment, some of several.
+        grouped(0, 64),
+        grouped(3, 1 << 16),
+        grouped(40, 100),
     ]
 }
 
 /// Opens a damaged image and returns the error, after checking that no error means no difference.
 fn open_damaged(snapshot: &StateSnapshot, damaged: Vec<u8>) -> Option<StateError> {
+    assert_lazy_agrees(&damaged, Some(snapshot));
+    open_mixed(snapshot, damaged)
+}
+
+/// As [`open_damaged`], for an image that parts of others may be in.
+fn open_mixed(snapshot: &StateSnapshot, damaged: Vec<u8>) -> Option<StateError> {
+    assert_lazy_agrees(&damaged, None);
     match StateSnapshot::from_bytes(damaged) {
         Ok(opened) => {
             assert_eq!(&opened, snapshot);
@@ -98,7 +118,7 @@ fn any_damage() -> impl Strategy<Value = Damage> {
         (place(), 1_usize..300).prop_map(|(at, len)| Damage::Repeat(at, len)),
         (place(), some()).prop_map(|(at, bytes)| Damage::Overwrite(at, bytes)),
         (place(), 1_usize..600).prop_map(|(at, len)| Damage::Zero(at, len)),
-        (0_usize..6, place()).prop_map(|(other, at)| Damage::OtherTail(other, at)),
+        (0_usize..9, place()).prop_map(|(other, at)| Damage::OtherTail(other, at)),
     ]
 }
 
@@ -155,18 +175,20 @@ proptest! {
 
     #[test]
     fn other_damage_is_an_error_or_no_damage(
-        which in 0_usize..6,
+        which in 0_usize..9,
         damages in proptest::collection::vec(any_damage(), 1..3),
     ) {
         static SAMPLES: LazyLock<Vec<(StateSnapshot, Vec<u8>)>> = LazyLock::new(samples);
         let (snapshot, image) = &SAMPLES[which];
         let mut damaged = image.clone();
+        let is_mixed = damages.iter().any(|damage| matches!(damage, Damage::OtherTail(..)));
         for damage in damages {
             apply(damage, &mut damaged, &SAMPLES);
         }
         // The tail of another sample may well be all of it.
         if SAMPLES.iter().all(|(_, whole)| *whole != damaged) {
-            prop_assert!(open_damaged(snapshot, damaged).is_some());
+            let open = if is_mixed { open_mixed } else { open_damaged };
+            prop_assert!(open(snapshot, damaged).is_some());
         }
     }
 }

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use crate::cases;
 use crate::counting::allocated_by;
 use crate::layout::{
-    DESCRIPTOR, HEADER, Segment, TRAILER, assemble, assert_well_formed, extents, get_u64, open_forged, seal,
-    seal_parts, set_u64,
+    DESCRIPTOR, HEADER, Segment, TRAILER, assemble, assert_lazy_agrees, assert_well_formed, extents, get_u64,
+    open_forged, seal, seal_parts, set_u64,
 };
 
 fn sound() -> Vec<Segment> {
@@ -171,8 +171,14 @@ fn open_within_means(image: &mut [u8]) {
     let (result, allocated) = allocated_by(|| StateSnapshot::from_bytes(owned));
     drop(result);
     assert!(allocated.peak_bytes <= image.len() + 1024, "{} for {}", allocated.peak_bytes, image.len());
+    let owned = image.to_vec();
+    let (result, allocated) = allocated_by(|| StateSnapshot::from_bytes_lazily(owned));
+    drop(result);
+    assert!(allocated.peak_bytes <= image.len() + 1024, "{} for {}", allocated.peak_bytes, image.len());
+    assert_lazy_agrees(image, None);
     if let Ok(snapshot) = open_forged(image) {
         assert_well_formed(&snapshot);
+        assert_lazy_agrees(image, Some(&snapshot));
     }
 }
 

@@ -1,15 +1,18 @@
 //! Images of every released format version, kept as files: they stay readable, and equal contents still give these bytes.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use opstate::{ImageOptions, InMemoryStore, StateSnapshot, StateStore};
+use opstate::{ImageOptions, InMemoryStore, KeyGroups, StateSnapshot, StateStore};
 
 struct Golden {
     name: &'static str,
     segment_bytes: usize,
     fingerprint: &'static str,
+    /// The number of key groups, for a grouped image; a key's group is told by what comes before its `:`.
+    groups: Option<u32>,
     entries: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -23,12 +26,14 @@ fn golden() -> Vec<Golden> {
             name: "v1-empty.image",
             segment_bytes: 65_536,
             fingerprint: "00000000000000000000000000000000",
+            groups: None,
             entries: vec![],
         },
         Golden {
             name: "v1-edges.image",
             segment_bytes: 65_536,
             fingerprint: "8a7fadb9b661b1b05ea714720f285025",
+            groups: None,
             entries: vec![
                 (vec![], b"the empty key".to_vec()),
                 (vec![0], vec![]),
@@ -43,11 +48,30 @@ fn golden() -> Vec<Golden> {
             name: "v1-segments.image",
             segment_bytes: 256,
             fingerprint: "581967a48ccdf81cf2655fd18034f5b0",
+            groups: None,
             entries: (0..60)
                 .map(|i| (format!("key/{i:03}").into_bytes(), bytes(if i % 20 == 7 { 300 } else { i % 13 }, i)))
                 .collect(),
         },
+        Golden {
+            name: "v1-grouped.image",
+            segment_bytes: 256,
+            fingerprint: "81808f62b8ccdc2dae4b3f091bd8118d",
+            groups: Some(8),
+            entries: (0..40)
+                .map(|i| {
+                    let key = format!("user-{:02}:{i:03}", i % 9).into_bytes();
+                    (key, bytes(if i % 20 == 7 { 300 } else { i % 13 }, i))
+                })
+                .collect::<BTreeMap<_, _>>()
+                .into_iter()
+                .collect(),
+        },
     ]
+}
+
+fn user(key: &[u8]) -> &[u8] {
+    key.split(|&byte| byte == b':').next().unwrap_or(key)
 }
 
 fn path(name: &str) -> PathBuf {
@@ -61,7 +85,11 @@ fn image(golden: &Golden) -> Bytes {
     }
     let mut image = Vec::new();
     let options = ImageOptions::new().segment_bytes(golden.segment_bytes);
-    store.snapshot().with_timestamp_ns(TIMESTAMP_NS).write_with(options, &mut image).unwrap();
+    let snapshot = store.snapshot().with_timestamp_ns(TIMESTAMP_NS);
+    match golden.groups {
+        None => snapshot.write_with(options, &mut image).unwrap(),
+        Some(count) => snapshot.write_grouped(KeyGroups::new(count).unwrap(), user, options, &mut image).unwrap(),
+    };
     image.into()
 }
 
@@ -74,6 +102,7 @@ fn golden_images_stay_readable_and_canonical() {
         assert_eq!(opened.fingerprint().to_string(), golden.fingerprint, "{}", golden.name);
         let entries: Vec<_> = opened.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
         assert_eq!(entries, golden.entries);
+        assert_eq!(StateSnapshot::from_bytes_lazily(file.clone()).unwrap(), opened);
         assert_eq!(image(&golden), file, "{} is written differently now", golden.name);
     }
 }

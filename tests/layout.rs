@@ -174,3 +174,79 @@ pub(crate) fn assert_well_formed(snapshot: &StateSnapshot) {
     assert_eq!(copy.fingerprint(), snapshot.fingerprint());
     assert_eq!(StateSnapshot::from_bytes(snapshot.to_bytes()).unwrap(), copy);
 }
+
+/// The length of an entry of the directory of a grouped image.
+pub(crate) const DIRECTORY_ENTRY: usize = 64;
+
+/// Puts a grouped image together from complete images of groups, with true sums and checksums.
+pub(crate) fn assemble_grouped(count: u64, parts: &[(u32, Vec<u8>)]) -> Vec<u8> {
+    let mut image = b"\x89OPST8\r\n\x01\x00\x03\x00\x00\x00\x00\x00".to_vec();
+    image.resize(HEADER, 0);
+    if let Some((_, part)) = parts.first() {
+        image[16..24].copy_from_slice(&part[16..24]);
+    }
+    let mut directory = count.to_le_bytes().to_vec();
+    let mut sums = [0; 3];
+    let mut fingerprint = 0_u128;
+    for (group, part) in parts {
+        let trailer = &part[part.len() - TRAILER..];
+        let mut entry = [0; DIRECTORY_ENTRY];
+        set_u64(&mut entry, 0, image.len() as u64);
+        set_u64(&mut entry, 8, part.len() as u64);
+        for (index, sum) in sums.iter_mut().enumerate() {
+            let number = get_u64(trailer, 24 + 8 * index);
+            set_u64(&mut entry, 16 + 8 * index, number);
+            *sum += number;
+        }
+        entry[40..56].copy_from_slice(&trailer[48..64]);
+        fingerprint = fingerprint.wrapping_add(u128::from_le_bytes(trailer[48..64].try_into().unwrap()));
+        entry[56..60].copy_from_slice(&group.to_le_bytes());
+        directory.extend_from_slice(&entry);
+        image.extend_from_slice(part);
+        pad(&mut image);
+    }
+    let mut trailer = [0; TRAILER];
+    let numbers = [image.len() as u64, directory.len() as u64, parts.len() as u64, sums[0], sums[1], sums[2]];
+    for (index, number) in numbers.into_iter().enumerate() {
+        set_u64(&mut trailer, 8 * index, number);
+    }
+    trailer[48..64].copy_from_slice(&fingerprint.to_le_bytes());
+    trailer[80..].copy_from_slice(b"OPST8END");
+    let footer = image.len();
+    image.append(&mut directory);
+    image.extend_from_slice(&trailer);
+    seal_parts(&mut image, &[], footer);
+    image
+}
+
+/// Opens an image without reading it, from memory and from a reader, and reads all of it; checks that this agrees with
+/// opening it whole, and that what is readable of a damaged image is what `sound`, if given, has.
+pub(crate) fn assert_lazy_agrees(image: &[u8], sound: Option<&StateSnapshot>) {
+    let whole = StateSnapshot::from_bytes(image.to_vec());
+    let bytes = StateSnapshot::from_bytes_lazily(image.to_vec());
+    let reader = StateSnapshot::from_reader(std::io::Cursor::new(image.to_vec()));
+    for lazy in [bytes, reader] {
+        let Ok(lazy) = lazy else {
+            assert!(whole.is_err(), "refused although it is sound");
+            continue;
+        };
+        for entry in lazy.try_scan(..) {
+            let Ok((key, value)) = entry else { continue };
+            if let Some(sound) = sound {
+                assert_eq!(sound.get(&key).as_ref(), Some(&value), "another entry than was written");
+            }
+            // Reads of a sound segment find what a scan finds.
+            assert_eq!(lazy.try_get(&key).unwrap_or_else(|_| Some(value.clone())), Some(value));
+        }
+        match lazy.verify() {
+            Err(_) => assert!(whole.is_err(), "does not verify although it is sound"),
+            Ok(()) => {
+                let whole = whole.as_ref().expect("verifies although it is not sound");
+                assert_eq!(&lazy, whole);
+                assert_eq!(lazy.fingerprint(), whole.fingerprint());
+                assert_eq!((lazy.len(), lazy.size_bytes()), (whole.len(), whole.size_bytes()));
+                assert_eq!(lazy.timestamp_ns(), whole.timestamp_ns());
+            }
+        }
+    }
+}

@@ -3,12 +3,16 @@
 mod conformance;
 mod counting;
 mod damage;
+mod evolution;
 mod flights;
 mod forge;
 mod golden;
+mod groups;
 mod layout;
+mod lazy;
 mod model;
 mod snapshot;
+mod stream;
 mod typed;
 
 use proptest::prelude::ProptestConfig;

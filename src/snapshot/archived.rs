@@ -93,7 +93,8 @@ where
         };
         // Before an image is made that is too long already without what it adds to the entries.
         check(self.size_bytes())?;
-        let image = self.to_bytes();
+        let mut image = Vec::new();
+        self.write_to(&mut image).map_err(S::Error::new)?;
         check(image.len())?;
         serializer.write(&image)?;
         Ok(StateSnapshotResolver { len: image.len(), image: VecResolver::from_pos(position) })

@@ -14,7 +14,7 @@
 //!  offset  bytes                             offset  bytes
 //!       0      8  magic                           0      8  offset of the footer
 //!       8      2  format version                  8      8  length of the footer
-//!      10      2  kind: 1 is a snapshot          16      8  number of segments
+//!      10      2  kind: 1 a snapshot, 3 grouped  16      8  number of segments
 //!      12      4  flags: 0                       24      8  number of entries
 //!      16      8  time, ns since 1970            32      8  sum of the lengths of all keys
 //!      24      8  checksum of bytes 0..24        40      8  sum of the lengths of all values
@@ -58,6 +58,10 @@
 //! bytes for each entry, reach the target of 64 KiB; a value of at least the target stands alone. So equal contents,
 //! written with equal options, give equal bytes but for the time in the header. A reader accepts any cut.
 //!
+//! # Kinds
+//!
+//! This is the layout of kind 1. An image of kind 3 holds images of kind 1; `grouped.rs` describes it.
+//!
 //! # Versions
 //!
 //! The first ten bytes keep their meaning in every version. Every later build reads version 1; the golden images of
@@ -82,7 +86,10 @@ pub(super) const VERSION: u16 = 1;
 /// The alignment of segments and blobs.
 pub(super) const ALIGNMENT: usize = 16;
 
-const KIND_SNAPSHOT: u16 = 1;
+/// What the header says an image is.
+pub(super) const KIND_SNAPSHOT: u16 = 1;
+/// Images of key groups, one after the other.
+pub(super) const KIND_GROUPED: u16 = 3;
 
 /// Computes the checksum used everywhere in an image.
 pub(super) fn checksum(bytes: &[u8]) -> u64 {
@@ -121,12 +128,13 @@ pub(super) fn checksums_are_ignored() -> bool {
 }
 
 /// Reads the `N` bytes at `at`, which the caller knows to be there.
-fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+pub(super) fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     *bytes[at..].first_chunk().expect("a field lies within its part")
 }
 
 /// The header: says what the bytes are.
 pub(super) struct Header {
+    pub(super) kind: u16,
     pub(super) timestamp_ns: u64,
 }
 
@@ -138,15 +146,15 @@ impl Header {
         let mut bytes = [0; Self::LEN];
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
-        bytes[10..12].copy_from_slice(&KIND_SNAPSHOT.to_le_bytes());
+        bytes[10..12].copy_from_slice(&self.kind.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.timestamp_ns.to_le_bytes());
         let sum = checksum(&bytes[..Self::CHECKED]);
         bytes[24..32].copy_from_slice(&sum.to_le_bytes());
         bytes
     }
 
-    /// Reads the header from the start of `image`, of which nothing is known yet.
-    pub(super) fn read(image: &[u8]) -> Result<Self, StateError> {
+    /// Fails if `image`, of which nothing is known yet, does not start as one that this build reads.
+    pub(super) fn read_start(image: &[u8]) -> Result<(), StateError> {
         let start = &image[..image.len().min(MAGIC.len())];
         if !MAGIC.starts_with(start) {
             return Err(StateError::NotAnImage { found: start.to_vec(), expected: MAGIC });
@@ -157,6 +165,12 @@ impl Header {
                 return Err(StateError::UnsupportedVersion { found: version, supported: VERSION });
             }
         }
+        Ok(())
+    }
+
+    /// Reads the header from the start of `image`, of which nothing is known yet.
+    pub(super) fn read(image: &[u8]) -> Result<Self, StateError> {
+        Self::read_start(image)?;
         if image.len() < Self::LEN + Trailer::LEN {
             return Err(StateError::Truncated { len: image.len() as u64, needed: (Self::LEN + Trailer::LEN) as u64 });
         }
@@ -164,9 +178,17 @@ impl Header {
         verify_checksum("header", 0, u64::from_le_bytes(field(image, 24)), &image[..Self::CHECKED])?;
         let expect = |problem, found, expected| rule("header", 0, problem, found, expected);
         expect("format version 0 was never written", version.into(), VERSION.into())?;
-        expect("this kind of image is unknown", u16::from_le_bytes(field(image, 10)).into(), KIND_SNAPSHOT.into())?;
+        let kind = u16::from_le_bytes(field(image, 10));
+        if kind != KIND_GROUPED {
+            expect("this kind of image is unknown", kind.into(), KIND_SNAPSHOT.into())?;
+        }
         expect("these flags are unknown", u32::from_le_bytes(field(image, 12)).into(), 0)?;
-        Ok(Self { timestamp_ns: u64::from_le_bytes(field(image, 16)) })
+        Ok(Self { kind, timestamp_ns: u64::from_le_bytes(field(image, 16)) })
+    }
+
+    /// Fails for an image of another kind.
+    pub(super) fn expect_kind(&self, kind: u16) -> Result<(), StateError> {
+        rule("header", 0, "another kind of image is expected here", self.kind.into(), kind.into())
     }
 }
 
@@ -252,13 +274,17 @@ impl Trailer {
 
     /// Reads the trailer from the end of `image`, which starts with a sound header and is long enough for both.
     pub(super) fn read(image: &[u8]) -> Result<Self, StateError> {
-        let offset = image.len() - Self::LEN;
-        let bytes = &image[offset..];
+        Self::read_apart(&image[..Header::LEN], &image[image.len() - Self::LEN..], image.len() as u64)
+    }
+
+    /// As [`read`](Self::read), from the header and the last bytes of an image of `len` bytes.
+    pub(super) fn read_apart(header: &[u8], bytes: &[u8], len: u64) -> Result<Self, StateError> {
         if bytes[80..] != END_MAGIC {
-            return Err(StateError::NoEnd { len: image.len() as u64 });
+            return Err(StateError::NoEnd { len });
         }
-        let checked = [&image[..Header::LEN], &bytes[..Self::CHECKED]].concat();
-        verify_checksum("trailer", offset as u64, u64::from_le_bytes(field(bytes, 72)), &checked)?;
+        let offset = len - Self::LEN as u64;
+        let checked = [header, &bytes[..Self::CHECKED]].concat();
+        verify_checksum("trailer", offset, u64::from_le_bytes(field(bytes, 72)), &checked)?;
         let number = |index: usize| u64::from_le_bytes(field(bytes, index * 8));
         Ok(Self {
             footer_offset: number(0),
@@ -270,5 +296,14 @@ impl Trailer {
             fingerprint: Fingerprint::from_le_bytes(field(bytes, 48)),
             footer_checksum: number(8),
         })
+    }
+
+    /// Checks that the footer lies between the header and the trailer, which starts at `offset`.
+    pub(super) fn check_footer(&self, offset: u64) -> Result<(), StateError> {
+        let check = |problem, found, expected| rule("trailer", offset, problem, found, expected);
+        let end = self.footer_offset.saturating_add(self.footer_len);
+        check("the footer does not end where the trailer starts", end, offset)?;
+        let least = self.footer_offset.max(Header::LEN as u64);
+        check("the footer starts within the header", self.footer_offset, least)
     }
 }

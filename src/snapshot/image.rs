@@ -17,7 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rkyv::util::AlignedVec;
 
-use super::format::{Descriptor, Header, Trailer, checksums_are_ignored, rule, verify_checksum};
+use super::format::{Descriptor, Header, KIND_SNAPSHOT, Trailer, rule, verify_checksum};
 use super::segment::ColumnOffsets;
 use super::{Fingerprint, Source};
 use crate::store::{Entries, KeyBounds, is_inverted};
@@ -30,9 +30,9 @@ pub(super) struct Image {
     size_bytes: usize,
 }
 
-/// Where the parts of one segment start, in bytes from the start of the image.
-struct Segment {
-    entries: usize,
+/// Where the parts of one segment start, in bytes from the start of the image, or of the segment where it stands alone.
+pub(super) struct Segment {
+    pub(super) entries: usize,
     keys: usize,
     key_ends: usize,
     values: usize,
@@ -51,6 +51,7 @@ impl Image {
     /// Opens and verifies an image, and returns the time and the fingerprint of it beside it.
     pub(super) fn open(bytes: Bytes) -> Result<(Self, u64, Fingerprint), StateError> {
         let header = Header::read(&bytes)?;
+        header.expect_kind(KIND_SNAPSHOT)?;
         let trailer = Trailer::read(&bytes)?;
         let bytes = align(bytes);
         let (segments, fingerprint) = Verifier::new(&bytes).verify(&trailer)?;
@@ -67,19 +68,10 @@ impl Image {
 
     /// The first position whose key does not satisfy `before`, which holds for a run of keys from the start.
     fn partition_point(&self, before: impl Fn(&[u8]) -> bool) -> Position {
-        let key = |segment: &Segment, index| &self.bytes[segment.key(&self.bytes, index)];
-        let following = self.segments.partition_point(|segment| before(key(segment, 0)));
+        let following = self.segments.partition_point(|segment| before(&self.bytes[segment.key(&self.bytes, 0)]));
         let Some(segment) = following.checked_sub(1) else { return Position { segment: 0, index: 0 } };
-        let (mut low, mut high) = (1, self.segments[segment].entries);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if before(key(&self.segments[segment], middle)) {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        self.normalized(Position { segment, index: low })
+        let index = self.segments[segment].partition_point(&self.bytes, 1, before);
+        self.normalized(Position { segment, index })
     }
 
     /// The same position, with the place after a segment's last entry named as the start of the next segment.
@@ -163,12 +155,38 @@ impl Iterator for Positions<'_> {
 }
 
 impl Segment {
-    fn key(&self, image: &[u8], index: usize) -> Range<usize> {
+    pub(super) fn key(&self, image: &[u8], index: usize) -> Range<usize> {
         element(image, self.keys, self.key_ends, index)
     }
 
-    fn value(&self, image: &[u8], index: usize) -> Range<usize> {
+    pub(super) fn value(&self, image: &[u8], index: usize) -> Range<usize> {
         if self.blob.is_empty() { element(image, self.values, self.value_ends, index) } else { self.blob.clone() }
+    }
+
+    /// The first index, from `low` on, whose key does not satisfy `before`, which holds for a run of keys.
+    pub(super) fn partition_point(&self, image: &[u8], mut low: usize, before: impl Fn(&[u8]) -> bool) -> usize {
+        let mut high = self.entries;
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if before(&image[self.key(image, middle)]) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    /// The same parts in bytes that have `by` others in front.
+    fn moved_by(self, by: usize) -> Self {
+        Self {
+            entries: self.entries,
+            keys: self.keys + by,
+            key_ends: self.key_ends + by,
+            values: self.values + by,
+            value_ends: self.value_ends + by,
+            blob: self.blob.start + by..self.blob.end + by,
+        }
     }
 }
 
@@ -184,7 +202,7 @@ fn end_at(image: &[u8], ends: usize, index: usize) -> usize {
 }
 
 /// Returns the bytes at the alignment in memory that archives need, copied if they are not.
-fn align(bytes: Bytes) -> Bytes {
+pub(super) fn align(bytes: Bytes) -> Bytes {
     if bytes.as_ptr().addr() % ColumnOffsets::ALIGNMENT == 0 {
         return bytes;
     }
@@ -216,17 +234,11 @@ impl<'a> Verifier<'a> {
         let in_trailer = |problem, found, expected| rule("trailer", trailer_offset, problem, found, expected);
 
         let footer_offset = trailer.footer_offset;
-        let footer_end = footer_offset.saturating_add(trailer.footer_len);
-        in_trailer("the footer does not end where the trailer starts", footer_end, trailer_offset)?;
-        let body_len = footer_offset.saturating_sub(Header::LEN as u64);
-        in_trailer("the footer starts within the header", footer_offset, Header::LEN as u64 + body_len)?;
+        trailer.check_footer(trailer_offset)?;
         let footer = &self.image[footer_offset as usize..trailer_offset as usize];
         verify_checksum("footer", footer_offset, trailer.footer_checksum, footer)?;
-
         // No more are allocated than there is room for.
-        let most = (footer.len() / Descriptor::LEN) as u64;
-        let most = most.min(body_len / LEAST_SEGMENT);
-        in_trailer("there is no room for so many segments", trailer.segments, trailer.segments.min(most))?;
+        check_room(trailer, trailer_offset)?;
         let mut segments = Vec::with_capacity(trailer.segments as usize);
         let (descriptors, mut first_keys) = footer.split_at(trailer.segments as usize * Descriptor::LEN);
         let mut offset = Header::LEN as u64;
@@ -243,13 +255,7 @@ impl<'a> Verifier<'a> {
         in_footer("there are bytes after the last first key", first_keys.len() as u64, 0)?;
 
         in_trailer("the number of entries is not true", trailer.entries, self.entries)?;
-        in_trailer("the length of all keys is not true", trailer.key_bytes, self.key_bytes)?;
-        in_trailer("the length of all values is not true", trailer.value_bytes, self.value_bytes)?;
-        if !checksums_are_ignored() {
-            let (found, expected) = (trailer.fingerprint.halves(), self.fingerprint.halves());
-            in_trailer("the fingerprint is not that of the entries", found.0, expected.0)?;
-            in_trailer("the fingerprint is not that of the entries", found.1, expected.1)?;
-        }
+        trailer.check_sums(self.image.len() as u64, self.key_bytes, self.value_bytes, self.fingerprint)?;
         Ok((segments, self.fingerprint))
     }
 
@@ -261,65 +267,103 @@ impl<'a> Verifier<'a> {
         end: u64,
         first_key: &[u8],
     ) -> Result<(Segment, u64), StateError> {
-        let check = |problem, found, expected| rule("segment", offset, problem, found, expected);
-        check("its descriptor says another place", descriptor.offset, offset)?;
-        check("there are other bytes where its descriptor has zeros", descriptor.reserved, 0)?;
-        check("its first key does not end within the footer", descriptor.first_key_len.into(), first_key.len() as u64)?;
-        let (blob_offset, len) = descriptor.extent().unwrap_or((0, u64::MAX));
-        check("it does not end before the footer", len, len.min(end - offset))?;
-
+        let len = check_extent(descriptor, offset, end, first_key)?;
         // Within the image from here on.
         let start = offset as usize;
         let bytes = &self.image[start..start + len as usize];
-        verify_checksum("segment", offset, descriptor.checksum, bytes)?;
-        let archive = &bytes[..descriptor.archive_len as usize];
-        let blob_end = (blob_offset + descriptor.blob_len) as usize;
-        let padding = [&bytes[archive.len()..blob_offset as usize], &bytes[blob_end..]];
-        let is_zero = padding.into_iter().flatten().all(|&byte| byte == 0);
-        check("there are other bytes where its padding has zeros", is_zero.into(), 1)?;
-        let columns = ColumnOffsets::find(archive);
-        check("it is no archive of columns", columns.is_some().into(), 1)?;
-        let columns = columns.unwrap_or_default();
-
-        let entries = descriptor.entries as usize;
-        check("it is empty", descriptor.entries.into(), descriptor.entries.max(1).into())?;
-        let ends_len = descriptor.entries as u64 * size_of::<u32>() as u64;
-        check("the number of ends of keys is not that of entries", columns.key_ends.len() as u64, ends_len)?;
-        check("the number of ends of values is not that of entries", columns.value_ends.len() as u64, ends_len)?;
-        if descriptor.blob_len > 0 {
-            check("a segment with a blob has one entry", descriptor.entries.into(), 1)?;
-            check("a segment with a blob has no other value", columns.values.len() as u64, 0)?;
-        }
-        check_ends(&archive[columns.key_ends.clone()], columns.keys.len(), check)?;
-        check_ends(&archive[columns.value_ends.clone()], columns.values.len(), check)?;
-
-        let blob_start = start + blob_offset as usize;
-        let segment = Segment {
-            entries,
-            keys: start + columns.keys.start,
-            key_ends: start + columns.key_ends.start,
-            values: start + columns.values.start,
-            value_ends: start + columns.value_ends.start,
-            blob: blob_start..blob_start + descriptor.blob_len as usize,
-        };
-        for index in 0..entries {
-            let key = &self.image[segment.key(self.image, index)];
-            let value = &self.image[segment.value(self.image, index)];
-            check("a key is too long", key.len() as u64, key.len().min(MAX_KEY_LEN) as u64)?;
-            check("a value is too long", value.len() as u64, value.len().min(MAX_VALUE_LEN) as u64)?;
-            let ascends = self.last_key.is_none_or(|last| last < key);
-            check("a key does not sort after the one before it", ascends.into(), 1)?;
-            if index == 0 {
-                check("its first key is not that of the footer", (key == first_key).into(), 1)?;
-            }
-            self.last_key = Some(key);
-            self.key_bytes += key.len() as u64;
-            self.value_bytes += value.len() as u64;
-            self.fingerprint.add(key, value);
-        }
-        self.entries += entries as u64;
-        Ok((segment, offset + len))
+        let (key_bytes, value_bytes, fingerprint) = (&mut self.key_bytes, &mut self.value_bytes, &mut self.fingerprint);
+        let segment = check_segment(bytes, offset, descriptor, first_key, self.last_key, |key, value| {
+            *key_bytes += key.len() as u64;
+            *value_bytes += value.len() as u64;
+            fingerprint.add(key, value);
+        })?;
+        self.last_key = Some(&bytes[segment.key(bytes, segment.entries - 1)]);
+        self.entries += segment.entries as u64;
+        Ok((segment.moved_by(start), offset + len))
     }
+}
+
+/// Checks that the footer and the body have room for all segments, after [`Trailer::check_footer`].
+pub(super) fn check_room(trailer: &Trailer, trailer_offset: u64) -> Result<(), StateError> {
+    let body_len = trailer.footer_offset - Header::LEN as u64;
+    let most = (trailer.footer_len / Descriptor::LEN as u64).min(body_len / LEAST_SEGMENT);
+    let problem = "there is no room for so many segments";
+    rule("trailer", trailer_offset, problem, trailer.segments, trailer.segments.min(most))
+}
+
+/// Checks where a segment lies, by its descriptor alone: it has to start at `offset` and end before `end`. Returns its
+/// length.
+pub(super) fn check_extent(
+    descriptor: &Descriptor,
+    offset: u64,
+    end: u64,
+    first_key: &[u8],
+) -> Result<u64, StateError> {
+    let check = |problem, found, expected| rule("segment", offset, problem, found, expected);
+    check("its descriptor says another place", descriptor.offset, offset)?;
+    check("there are other bytes where its descriptor has zeros", descriptor.reserved, 0)?;
+    check("its first key does not end within the footer", descriptor.first_key_len.into(), first_key.len() as u64)?;
+    let (_, len) = descriptor.extent().unwrap_or((0, u64::MAX));
+    check("it does not end before the footer", len, len.min(end - offset))?;
+    Ok(len)
+}
+
+/// Checks all `bytes` of a segment whose extent is sound, and calls `each` with its entries. Returns where its parts lie
+/// within `bytes`; `offset` is for errors.
+pub(super) fn check_segment<'a>(
+    bytes: &'a [u8],
+    offset: u64,
+    descriptor: &Descriptor,
+    first_key: &[u8],
+    mut last_key: Option<&'a [u8]>,
+    mut each: impl FnMut(&[u8], &[u8]),
+) -> Result<Segment, StateError> {
+    let check = |problem, found, expected| rule("segment", offset, problem, found, expected);
+    let blob_offset = descriptor.extent().map_or(0, |(blob_offset, _)| blob_offset);
+    verify_checksum("segment", offset, descriptor.checksum, bytes)?;
+    let archive = &bytes[..descriptor.archive_len as usize];
+    let blob_end = (blob_offset + descriptor.blob_len) as usize;
+    let padding = [&bytes[archive.len()..blob_offset as usize], &bytes[blob_end..]];
+    let is_zero = padding.into_iter().flatten().all(|&byte| byte == 0);
+    check("there are other bytes where its padding has zeros", is_zero.into(), 1)?;
+    let columns = ColumnOffsets::find(archive);
+    check("it is no archive of columns", columns.is_some().into(), 1)?;
+    let columns = columns.unwrap_or_default();
+
+    let entries = descriptor.entries as usize;
+    check("it is empty", descriptor.entries.into(), descriptor.entries.max(1).into())?;
+    let ends_len = descriptor.entries as u64 * size_of::<u32>() as u64;
+    check("the number of ends of keys is not that of entries", columns.key_ends.len() as u64, ends_len)?;
+    check("the number of ends of values is not that of entries", columns.value_ends.len() as u64, ends_len)?;
+    if descriptor.blob_len > 0 {
+        check("a segment with a blob has one entry", descriptor.entries.into(), 1)?;
+        check("a segment with a blob has no other value", columns.values.len() as u64, 0)?;
+    }
+    check_ends(&archive[columns.key_ends.clone()], columns.keys.len(), check)?;
+    check_ends(&archive[columns.value_ends.clone()], columns.values.len(), check)?;
+
+    let segment = Segment {
+        entries,
+        keys: columns.keys.start,
+        key_ends: columns.key_ends.start,
+        values: columns.values.start,
+        value_ends: columns.value_ends.start,
+        blob: blob_offset as usize..blob_end,
+    };
+    for index in 0..entries {
+        let key = &bytes[segment.key(bytes, index)];
+        let value = &bytes[segment.value(bytes, index)];
+        check("a key is too long", key.len() as u64, key.len().min(MAX_KEY_LEN) as u64)?;
+        check("a value is too long", value.len() as u64, value.len().min(MAX_VALUE_LEN) as u64)?;
+        let ascends = last_key.is_none_or(|last| last < key);
+        check("a key does not sort after the one before it", ascends.into(), 1)?;
+        if index == 0 {
+            check("its first key is not that of the footer", (key == first_key).into(), 1)?;
+        }
+        last_key = Some(key);
+        each(key, value);
+    }
+    Ok(segment)
 }
 
 /// Checks that a column of ends ascends and ends at the length of the column it belongs to.

@@ -8,7 +8,9 @@ use std::ops::{Bound, ControlFlow};
 use rkyv::util::AlignedVec;
 use twox_hash::xxhash3_64::Hasher;
 
-use super::format::{ALIGNMENT, Descriptor, Header, Trailer, checksum};
+use super::format::{ALIGNMENT, Descriptor, Header, KIND_SNAPSHOT, Trailer, checksum};
+use super::pool::write_on_threads;
+use super::progress::Progress;
 use super::segment::Columns;
 use super::{Fingerprint, StateSnapshot};
 use crate::StateError;
@@ -25,13 +27,15 @@ use crate::StateError;
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ImageOptions {
-    segment_bytes: usize,
+    pub(super) segment_bytes: usize,
+    pub(super) buffer_bytes: usize,
+    threads: usize,
 }
 
 impl ImageOptions {
     /// The options of [`StateSnapshot::to_bytes`]: segments of 64 KiB.
     pub const fn new() -> Self {
-        Self { segment_bytes: 64 << 10 }
+        Self { segment_bytes: 64 << 10, buffer_bytes: 256 << 20, threads: 1 }
     }
 
     /// Sets how many bytes of entries a segment holds before the next one is begun, from 1 to 256 MiB; anything else
@@ -48,6 +52,34 @@ impl ImageOptions {
         };
         self
     }
+
+    /// Sets how many threads work on the image, the caller's included: 1 unless told otherwise, at most 64. The image does
+    /// not depend on it.
+    ///
+    /// The caller's thread reads all entries to find where a segment ends, and all threads make segments. Each takes
+    /// memory for up to sixteen of them. Entries are read twice, so an image [in a reader](StateSnapshot::from_reader) is
+    /// left to the caller's thread, as are grouped images.
+    #[must_use]
+    pub const fn threads(mut self, threads: usize) -> Self {
+        const MOST: usize = 64;
+        self.threads = match threads {
+            0 => 1,
+            MOST.. => MOST,
+            _ => threads,
+        };
+        self
+    }
+
+    /// Sets how many bytes of entries [`write_grouped`](StateSnapshot::write_grouped) gathers at once; 256 MiB unless
+    /// told otherwise. The image does not depend on it.
+    ///
+    /// Less memory means more passes over the snapshot: one for every so many bytes, or for every key group if a group is
+    /// larger.
+    #[must_use]
+    pub const fn buffer_bytes(mut self, bytes: usize) -> Self {
+        self.buffer_bytes = bytes;
+        self
+    }
 }
 
 impl Default for ImageOptions {
@@ -61,45 +93,78 @@ pub(super) fn write_image(
     snapshot: &StateSnapshot,
     options: ImageOptions,
     out: impl Write,
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(u64, Fingerprint), StateError> {
     let known = snapshot.shared.fingerprint.get().copied();
     let mut writer = ImageWriter::new(snapshot.timestamp_ns(), known, options, out)?;
-    let mut result = Ok(());
-    snapshot.visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
-        result = writer.push(key, value);
-        if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    });
-    result?;
-    Ok(writer.finish()?)
+    let mut last = writer.written;
+    let mut watch = |writer: &ImageWriter<_>| {
+        let now = Progress { bytes: writer.written, entries: writer.entries };
+        if now.bytes == mem::replace(&mut last, now.bytes) || progress(now).is_continue() {
+            return Ok(());
+        }
+        Err(StateError::Cancelled { bytes: now.bytes })
+    };
+    if options.threads > 1 && snapshot.source().is_for_many_readers() {
+        write_on_threads(&mut writer, &**snapshot.source(), options.threads, &mut watch)?;
+    } else {
+        let mut result = Ok(());
+        snapshot.try_visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
+            result = writer.push(key, value).map_err(StateError::from).and_then(|()| watch(&writer));
+            if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        result?;
+    }
+    let written = writer.finish()?;
+    let _ = progress(Progress { bytes: written.len, entries: written.entries });
+    Ok((written.len, written.fingerprint))
 }
 
-struct ImageWriter<W> {
+pub(super) struct ImageWriter<W> {
     out: W,
     header: [u8; Header::LEN],
     written: u64,
-    segment_bytes: usize,
+    pub(super) segment_bytes: usize,
     /// The entries of the segment that is being filled.
     columns: Columns,
-    /// The archive of a segment on its way out, kept for its capacity.
-    archive: AlignedVec,
+    /// Buffers of segments that were written, kept for their capacity.
+    pub(super) spare: Vec<(Columns, AlignedVec)>,
     descriptors: Vec<u8>,
     first_keys: Vec<u8>,
     segments: u64,
     entries: u64,
     key_bytes: u64,
     value_bytes: u64,
-    known_fingerprint: Option<Fingerprint>,
+    pub(super) known_fingerprint: Option<Fingerprint>,
     fingerprint: Fingerprint,
 }
 
+/// What a finished image is, and where it went.
+pub(super) struct Written<W> {
+    pub(super) out: W,
+    pub(super) len: u64,
+    pub(super) entries: u64,
+    pub(super) key_bytes: u64,
+    pub(super) value_bytes: u64,
+    pub(super) fingerprint: Fingerprint,
+}
+
+impl<W> Written<W> {
+    /// Parts with where the image went.
+    pub(super) fn take_out(self) -> (W, Written<()>) {
+        let Self { out, len, entries, key_bytes, value_bytes, fingerprint } = self;
+        (out, Written { out: (), len, entries, key_bytes, value_bytes, fingerprint })
+    }
+}
+
 impl<W: Write> ImageWriter<W> {
-    fn new(
+    pub(super) fn new(
         timestamp_ns: u64,
         known_fingerprint: Option<Fingerprint>,
         options: ImageOptions,
         mut out: W,
     ) -> io::Result<Self> {
-        let header = Header { timestamp_ns }.to_bytes();
+        let header = Header { kind: KIND_SNAPSHOT, timestamp_ns }.to_bytes();
         out.write_all(&header)?;
         Ok(Self {
             out,
@@ -107,7 +172,7 @@ impl<W: Write> ImageWriter<W> {
             written: Header::LEN as u64,
             segment_bytes: options.segment_bytes,
             columns: Columns::default(),
-            archive: AlignedVec::new(),
+            spare: Vec::new(),
             descriptors: Vec::new(),
             first_keys: Vec::new(),
             segments: 0,
@@ -120,10 +185,8 @@ impl<W: Write> ImageWriter<W> {
     }
 
     /// Adds the next entry in order of keys.
-    fn push(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
-        self.entries += 1;
-        self.key_bytes += key.len() as u64;
-        self.value_bytes += value.len() as u64;
+    pub(super) fn push(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
+        self.count(key, value);
         if self.known_fingerprint.is_none() {
             self.fingerprint.add(key, value);
         }
@@ -139,44 +202,50 @@ impl<W: Write> ImageWriter<W> {
         Ok(())
     }
 
+    /// Counts in an entry that is written one way or another.
+    pub(super) fn count(&mut self, key: &[u8], value: &[u8]) {
+        self.entries += 1;
+        self.key_bytes += key.len() as u64;
+        self.value_bytes += value.len() as u64;
+    }
+
     /// Writes the segment that was being filled, if it holds anything, with `blob` behind it.
     fn close_segment(&mut self, blob: &[u8]) -> io::Result<()> {
         if self.columns.entries() == 0 {
             return Ok(());
         }
-        let mut archive = self.columns.archive(mem::take(&mut self.archive));
-        let archive_len = u32::try_from(archive.len()).expect("a segment's archive stays below 2 GiB");
-        archive.resize(archive.len().next_multiple_of(ALIGNMENT), 0);
-        let padding = &[0; ALIGNMENT][..blob.len().next_multiple_of(ALIGNMENT) - blob.len()];
+        // The only spare buffers of this thread: the columns' go back to where they were.
+        let archive = self.spare.pop().map_or_else(AlignedVec::new, |(_, archive)| archive);
+        let sealed = Sealed::new(mem::take(&mut self.columns), archive, blob);
+        self.emit(sealed, blob)?;
+        if let Some((columns, _)) = self.spare.last_mut() {
+            mem::swap(&mut self.columns, columns);
+        }
+        Ok(())
+    }
 
-        let checksum = if blob.is_empty() {
-            checksum(&archive)
-        } else {
-            let mut hasher = Hasher::new();
-            for part in [&archive, blob, padding] {
-                hasher.write(part);
-            }
-            hasher.finish()
-        };
-        let first_key = self.columns.first_key();
+    /// Writes a segment, with `blob` behind it.
+    pub(super) fn emit(&mut self, sealed: Sealed, blob: &[u8]) -> io::Result<()> {
+        let Sealed { mut columns, archive, archive_len, checksum, fingerprint } = sealed;
+        self.fingerprint = self.fingerprint.with(fingerprint);
+        let first_key = columns.first_key();
         let descriptor = Descriptor {
             offset: self.written,
             checksum,
             blob_len: blob.len() as u64,
             archive_len,
-            entries: self.columns.entries(),
+            entries: columns.entries(),
             first_key_len: u16::try_from(first_key.len()).expect("keys are within their limit"),
             reserved: 0,
         };
         self.descriptors.extend_from_slice(&descriptor.to_bytes());
         self.first_keys.extend_from_slice(first_key);
         self.segments += 1;
-        self.columns.clear();
-
-        for part in [&archive, blob, padding] {
+        columns.clear();
+        for part in [&archive, blob, padding(blob)] {
             self.write(part)?;
         }
-        self.archive = archive;
+        self.spare.push((columns, archive));
         Ok(())
     }
 
@@ -186,7 +255,7 @@ impl<W: Write> ImageWriter<W> {
         Ok(())
     }
 
-    fn finish(mut self) -> io::Result<(u64, Fingerprint)> {
+    pub(super) fn finish(mut self) -> io::Result<Written<W>> {
         self.close_segment(&[])?;
         let footer_offset = self.written;
         let footer = [mem::take(&mut self.descriptors), mem::take(&mut self.first_keys)];
@@ -207,6 +276,43 @@ impl<W: Write> ImageWriter<W> {
         };
         self.write(&trailer.to_bytes(&self.header))?;
         self.out.flush()?;
-        Ok((self.written, self.fingerprint))
+        let Self { out, written: len, entries, key_bytes, value_bytes, fingerprint, .. } = self;
+        Ok(Written { out, len, entries, key_bytes, value_bytes, fingerprint })
+    }
+}
+
+/// The zeros behind a blob.
+fn padding(blob: &[u8]) -> &'static [u8] {
+    &[0; ALIGNMENT][..blob.len().next_multiple_of(ALIGNMENT) - blob.len()]
+}
+
+/// A segment as it is written, but for its blob.
+pub(super) struct Sealed {
+    columns: Columns,
+    /// The archive of `columns`, with zeros up to a multiple of 16.
+    archive: AlignedVec,
+    /// Its length without them.
+    archive_len: u32,
+    /// That of the whole segment.
+    checksum: u64,
+    /// That of its entries, where whoever made it was asked for it, else that of none.
+    pub(super) fingerprint: Fingerprint,
+}
+
+impl Sealed {
+    pub(super) fn new(columns: Columns, buffer: AlignedVec, blob: &[u8]) -> Self {
+        let mut archive = columns.archive(buffer);
+        let archive_len = u32::try_from(archive.len()).expect("a segment's archive stays below 2 GiB");
+        archive.resize(archive.len().next_multiple_of(ALIGNMENT), 0);
+        let checksum = if blob.is_empty() {
+            checksum(&archive)
+        } else {
+            let mut hasher = Hasher::new();
+            for part in [&archive, blob, padding(blob)] {
+                hasher.write(part);
+            }
+            hasher.finish()
+        };
+        Self { columns, archive, archive_len, checksum, fingerprint: Fingerprint::EMPTY }
     }
 }

@@ -3,13 +3,33 @@
 
 #![no_main]
 
+use std::io::Cursor;
+
 use libfuzzer_sys::fuzz_target;
 use opstate::StateSnapshot;
 
 fuzz_target!(|input: &[u8]| {
     let Some((mode, image)) = input.split_first() else { return };
     opstate::fuzzing::ignore_checksums(mode & 1 == 1);
-    let Ok(snapshot) = StateSnapshot::from_bytes(image.to_vec()) else { return };
+    let whole = StateSnapshot::from_bytes(image.to_vec());
+
+    // An image that is verified as it is read gives errors or entries, and in the end the same answer.
+    for lazy in
+        [StateSnapshot::from_bytes_lazily(image.to_vec()), StateSnapshot::from_reader(Cursor::new(image.to_vec()))]
+    {
+        let Ok(lazy) = lazy else {
+            assert!(whole.is_err());
+            continue;
+        };
+        for (key, value) in lazy.try_scan(..).flatten() {
+            if let Ok(found) = lazy.try_get(&key) {
+                assert_eq!(found, Some(value));
+            }
+        }
+        assert_eq!(lazy.verify().is_ok(), whole.is_ok());
+    }
+
+    let Ok(snapshot) = whole else { return };
 
     let entries: Vec<_> = snapshot.iter().collect();
     assert!(entries.is_sorted_by(|(a, _), (b, _)| a < b));

@@ -14,10 +14,22 @@ pub(crate) enum Part<'a> {
     Borrowed(&'a [u8]),
     /// To be shared.
     Shared(Bytes),
+    /// To be shared by whoever wants a handle.
+    Lent(&'a Bytes),
+}
+
+impl Part<'_> {
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Shared(handle) => handle,
+            Self::Lent(handle) => handle,
+        }
+    }
 }
 
 /// The longest run, in entries. A handle that is kept keeps the copied parts of its run.
-const LONGEST_RUN: usize = 64;
+pub(crate) const LONGEST_RUN: usize = 64;
 
 /// An iterator of handles over an iterator of entries.
 pub(crate) struct Handles<I> {
@@ -30,9 +42,33 @@ pub(crate) struct Handles<I> {
     run_len: usize,
 }
 
-enum Piece {
+/// A part whose bytes were copied to the buffer of its run, or that is a handle already.
+pub(crate) enum Piece {
     Gathered(Range<usize>),
     Shared(Bytes),
+}
+
+impl Piece {
+    /// Takes in a part, which is copied to the end of `buffer` unless it is a handle.
+    pub(crate) fn gather(part: Part<'_>, buffer: &mut Vec<u8>) -> Self {
+        match part {
+            Part::Borrowed(bytes) => {
+                let start = buffer.len();
+                buffer.extend_from_slice(bytes);
+                Self::Gathered(start..buffer.len())
+            }
+            Part::Shared(handle) => Self::Shared(handle),
+            Part::Lent(handle) => Self::Shared(handle.clone()),
+        }
+    }
+
+    /// The handle, given the buffer that the piece was gathered in.
+    pub(crate) fn into_handle(self, gathered: &Bytes) -> Bytes {
+        match self {
+            Self::Gathered(range) => gathered.slice(range),
+            Self::Shared(handle) => handle,
+        }
+    }
 }
 
 impl<'a, I: Iterator<Item = (Part<'a>, Part<'a>)>> Handles<I> {
@@ -42,14 +78,7 @@ impl<'a, I: Iterator<Item = (Part<'a>, Part<'a>)>> Handles<I> {
 
     fn next_run(&mut self) {
         let mut gathered = Vec::new();
-        let mut gather = |part| match part {
-            Part::Borrowed(bytes) => {
-                let start = gathered.len();
-                gathered.extend_from_slice(bytes);
-                Piece::Gathered(start..gathered.len())
-            }
-            Part::Shared(handle) => Piece::Shared(handle),
-        };
+        let mut gather = |part| Piece::gather(part, &mut gathered);
         let run = self.entries.by_ref().take(self.run_len).map(|(key, value)| (gather(key), gather(value)));
         self.run = run.collect::<Vec<_>>().into_iter();
         self.gathered = gathered.into();
@@ -65,10 +94,6 @@ impl<'a, I: Iterator<Item = (Part<'a>, Part<'a>)>> Iterator for Handles<I> {
             self.next_run();
         }
         let (key, value) = self.run.next()?;
-        let handle = |piece| match piece {
-            Piece::Gathered(range) => self.gathered.slice(range),
-            Piece::Shared(handle) => handle,
-        };
-        Some((handle(key), handle(value)))
+        Some((key.into_handle(&self.gathered), value.into_handle(&self.gathered)))
     }
 }

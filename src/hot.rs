@@ -23,15 +23,19 @@
 //! 1. Every entry has one id, one live record, one slot in the hash index and one place in the sorted index. The table
 //!    gives its record's location, and so does the hash index under the hash of its key; the record holds the id.
 //! 2. `size_bytes` is the sum of the lengths of all keys and values, `large_bytes` that of the large values.
+//! 3. Whatever gives an entry a record, moves that or removes it, notes it in the journal.
 
 mod arena;
+mod compare;
 mod entry_table;
 mod frozen;
 mod hash_index;
+mod journal;
 mod scan;
 mod sorted;
 mod versions;
 
+use std::cell::RefCell;
 use std::ops::{Bound, ControlFlow, Range};
 use std::sync::Arc;
 
@@ -43,6 +47,7 @@ use crate::store::{KeyBounds, half_open};
 use crate::{StateError, StateSnapshot, StateStore, check_entry_len};
 use arena::{Arena, ChunkSizes, Location, NewValue, Record};
 use frozen::{Frozen, FrozenEntries, parts};
+use journal::Journal;
 use scan::{Records, Scan};
 use versions::{Node, Versions};
 
@@ -62,6 +67,7 @@ mod sizes {
     pub(super) const INNER: usize = if cfg!(test) { 3 } else { 64 };
     pub(super) const FIRST_CHUNK: usize = if cfg!(test) { 64 } else { 4 << 10 };
     pub(super) const LARGEST_CHUNK: usize = if cfg!(test) { 512 } else { super::ChunkSizes::MOST };
+    pub(super) const JOURNAL: usize = if cfg!(test) { 4 } else { 1 << 10 };
 }
 type HashIndex = hash_index::HashIndex<{ sizes::BUCKETS }>;
 type EntryTable = entry_table::EntryTable<{ sizes::PAGE }, { sizes::BRANCH }>;
@@ -126,6 +132,8 @@ pub struct HotStore {
     sorted: SortedIndex,
     records: Live,
     versions: Versions,
+    /// A cell, because a snapshot is taken through a shared reference.
+    journal: RefCell<Journal>,
     size_bytes: usize,
     large_bytes: usize,
     budget: usize,
@@ -184,6 +192,7 @@ impl HotStoreBuilder {
             sorted: SortedIndex::new(),
             records: Live { table: EntryTable::new(), arena: Arena::new(sizes) },
             versions: Versions::new(),
+            journal: RefCell::default(),
             size_bytes: 0,
             large_bytes: 0,
             budget,
@@ -209,6 +218,8 @@ pub struct HotStats {
     pub chunks: usize,
     /// The chunks, filled or not.
     pub chunk_bytes: usize,
+    /// The notes of which entries changed since the snapshots that are alive.
+    pub journal_bytes: usize,
     /// What only snapshots see.
     pub pinned_bytes: usize,
     /// The number of live snapshots, clones not counted.
@@ -218,7 +229,7 @@ pub struct HotStats {
 impl HotStats {
     /// Returns all memory that the store takes.
     pub fn total_bytes(&self) -> usize {
-        self.chunk_bytes + self.large_value_bytes + self.index_bytes + self.pinned_bytes
+        self.chunk_bytes + self.large_value_bytes + self.index_bytes + self.journal_bytes + self.pinned_bytes
     }
 }
 
@@ -284,6 +295,7 @@ impl HotStore {
             index_bytes: self.index.allocated_bytes() + table.allocated_bytes() + self.sorted.allocated_bytes(),
             chunks: arena.chunks(),
             chunk_bytes: arena.allocated_bytes(),
+            journal_bytes: self.journal.borrow().allocated_bytes(),
             pinned_bytes: self.versions.pinned_bytes(),
             snapshots: self.versions.live(),
         }
@@ -365,6 +377,7 @@ impl HotStore {
             },
             NewValue::Small(_) => {}
         }
+        self.journal.get_mut().note(&self.versions, id);
         let moved = arena.append(&self.versions, id, key, new);
         table.set(&self.versions, id, moved);
         self.index.replace(hash, location, moved);
@@ -379,8 +392,9 @@ impl HotStore {
     /// Adds a new entry to every part but the sorted index, and returns its id.
     fn add(&mut self, hash: u64, key: &[u8], value: &[u8], handle: Option<Bytes>) -> u32 {
         let new = self.new_value(value, handle);
-        let Self { hasher, index, records, versions, .. } = self;
+        let Self { hasher, index, records, versions, journal, .. } = self;
         let id = records.table.insert(versions, 0).expect("there are fewer than 2^32 entries");
+        journal.get_mut().note(versions, id);
         let location = records.arena.append(versions, id, key, new);
         records.table.set(versions, id, location);
         index.insert(hash, location, |location| hasher.hash_one(records.arena.record(location).key()));
@@ -390,9 +404,10 @@ impl HotStore {
     }
 
     fn remove(&mut self, hash: u64, location: Location, key: &[u8]) {
-        let Self { index, sorted, records, versions, .. } = self;
+        let Self { index, sorted, records, versions, journal, .. } = self;
         let record = records.arena.record(location);
         let (id, value_len) = (record.id(), record.value_len());
+        journal.get_mut().note(versions, id);
         sorted.remove(versions, records, key, id);
         index.remove(hash, location);
         records.table.remove(versions, id);
@@ -406,11 +421,12 @@ impl HotStore {
         if !self.records.arena.wants_emptying() {
             return;
         }
-        let Self { hasher, index, records: Live { table, arena }, versions, .. } = self;
+        let Self { hasher, index, records: Live { table, arena }, versions, journal, .. } = self;
         let mut budget = 256 + 4 * written;
         while let Some((location, len)) = arena.next_to_empty(versions) {
             let id = arena.record(location).id();
             if table.is_at(id, location) {
+                journal.get_mut().note(versions, id);
                 let moved = arena.relocate(versions, location);
                 table.set(versions, id, moved);
                 index.replace(hasher.hash_one(arena.record(moved).key()), location, moved);
@@ -488,6 +504,7 @@ impl StateStore for HotStore {
     }
 
     fn snapshot(&self) -> StateSnapshot {
+        let journal = self.journal.borrow_mut().freeze(&self.versions, self.versions.now(), self.len());
         let claim = self.versions.freeze();
         StateSnapshot::of(Arc::new(Frozen {
             size_bytes: self.size_bytes,
@@ -496,7 +513,8 @@ impl StateStore for HotStore {
                 arena: self.records.arena.freeze(claim.epoch()),
             },
             sorted: self.sorted.freeze(),
-            _claim: claim,
+            journal,
+            claim,
         }))
     }
 
@@ -514,6 +532,7 @@ impl StateStore for HotStore {
     }
 
     fn clear(&mut self) {
+        self.journal.get_mut().lose();
         let Self { index, sorted, records: Live { table, arena }, versions, size_bytes, large_bytes, .. } = self;
         index.clear();
         sorted.clear(versions);

@@ -21,6 +21,7 @@
 //! | typed values (rkyv), prefixes, ranges of any kind | [`StateStoreExt`] |
 //! | a store | [`HotStore`], and the plain reference [`InMemoryStore`] |
 //! | snapshots, images, fingerprints | [`StateSnapshot`], [`ImageOptions`], [`Fingerprint`] |
+//! | what changed between two snapshots, as bytes or one by one | [`StateDelta`], [`StateSnapshot::diff`] |
 //! | snapshots inside of your own archived struct | [`ArchivedStateSnapshot`] |
 //! | what can go wrong | [`StateError`] |
 //! | a store of your own: how to write it, how to check it | [`StateStore`], the module `conformance` (a feature) |
@@ -90,7 +91,10 @@ pub use error::StateError;
 pub use ext::StateStoreExt;
 pub use hot::{HotStats, HotStore, HotStoreBuilder};
 pub use memory::InMemoryStore;
-pub use snapshot::{ArchivedStateSnapshot, Fingerprint, ImageOptions, StateSnapshot, StateSnapshotResolver};
+pub use snapshot::{
+    ArchivedStateSnapshot, Changes, Differences, Fingerprint, ImageOptions, StateDelta, StateSnapshot,
+    StateSnapshotResolver,
+};
 pub use store::{Entries, KeyBounds, MAX_KEY_LEN, MAX_VALUE_LEN, StateStore, check_entry_len};
 
 #[cfg(doctest)]

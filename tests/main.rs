@@ -3,6 +3,7 @@
 mod conformance;
 mod counting;
 mod damage;
+mod delta;
 mod flights;
 mod forge;
 mod golden;

@@ -165,6 +165,11 @@ impl Versions {
         Claim { epoch, registry: Arc::clone(&self.registry) }
     }
 
+    /// The epoch of the oldest live snapshot.
+    pub(super) fn oldest_live(&self) -> Option<Epoch> {
+        self.registry.lock().first().map(|oldest| oldest.epoch)
+    }
+
     /// How many snapshots are alive.
     pub(super) fn live(&self) -> usize {
         self.registry.lock().len()
@@ -197,6 +202,11 @@ impl Registry {
 impl Claim {
     pub(super) fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// Whether both are on versions of one store.
+    pub(super) fn is_of_same_store(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.registry, &other.registry)
     }
 }
 
@@ -288,6 +298,11 @@ impl<T> Node<T> {
     /// The same node, for a copy of its parent or for a snapshot's view of the structure.
     pub(super) fn alias(&self) -> Self {
         Self { shared: self.shared, owns: PhantomData }
+    }
+
+    /// Whether both are the same node, at a time when neither version is gone.
+    pub(super) fn is_shared_with(&self, other: &Self) -> bool {
+        self.shared == other.shared
     }
 
     /// Asks for all the memory that the node takes itself, because it is read soon.

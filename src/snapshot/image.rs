@@ -17,8 +17,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rkyv::util::AlignedVec;
 
-use super::format::{Descriptor, Header, Trailer, checksums_are_ignored, rule, verify_checksum};
-use super::segment::ColumnOffsets;
+use super::format::{Base, Descriptor, Header, Kind, Trailer, checksums_are_ignored, rule, verify_checksum};
+use super::segment::{ChangeKind, ColumnOffsets};
 use super::{Fingerprint, Source};
 use crate::store::{Entries, KeyBounds, is_inverted};
 use crate::{MAX_KEY_LEN, MAX_VALUE_LEN, StateError};
@@ -37,6 +37,8 @@ struct Segment {
     key_ends: usize,
     values: usize,
     value_ends: usize,
+    /// Nowhere but in a delta.
+    changes: usize,
     blob: Range<usize>,
 }
 
@@ -50,14 +52,43 @@ struct Position {
 impl Image {
     /// Opens and verifies an image, and returns the time and the fingerprint of it beside it.
     pub(super) fn open(bytes: Bytes) -> Result<(Self, u64, Fingerprint), StateError> {
+        let (image, timestamp_ns, verified) = Self::open_as(Kind::Snapshot, bytes)?;
+        Ok((image, timestamp_ns, verified.fingerprint))
+    }
+
+    /// Opens and verifies the image of a delta: its entries are [`changes`](Self::changes). Returns its time and what it
+    /// says of its base beside it.
+    pub(super) fn open_delta(bytes: Bytes) -> Result<(Self, u64, Base), StateError> {
+        let (image, timestamp_ns, verified) = Self::open_as(Kind::Delta, bytes)?;
+        let base = verified.base.expect("every delta has a base, or it is not verified");
+        Ok((image, timestamp_ns, base))
+    }
+
+    fn open_as(kind: Kind, bytes: Bytes) -> Result<(Self, u64, Verified), StateError> {
         let header = Header::read(&bytes)?;
+        if header.kind != kind {
+            return Err(StateError::UnexpectedKind { found: header.kind.name(), expected: kind.name() });
+        }
         let trailer = Trailer::read(&bytes)?;
         let bytes = align(bytes);
-        let (segments, fingerprint) = Verifier::new(&bytes).verify(&trailer)?;
+        let (segments, verified) = Verifier::new(kind, &bytes).verify(&trailer)?;
         // Both fit: they count entries and bytes that are in memory.
         let len = trailer.entries as usize;
         let size_bytes = (trailer.key_bytes + trailer.value_bytes) as usize;
-        Ok((Self { bytes, segments, len, size_bytes }, header.timestamp_ns, fingerprint))
+        Ok((Self { bytes, segments, len, size_bytes }, header.timestamp_ns, verified))
+    }
+
+    /// The changes of a delta, in order: key, what became of it, new value.
+    pub(super) fn changes(&self) -> impl Iterator<Item = (Range<usize>, ChangeKind, Range<usize>)> + '_ {
+        self.positions((Bound::Unbounded, Bound::Unbounded)).map(|at| {
+            let (key, value) = self.entry(at);
+            let change = ChangeKind::of(self.bytes[self.segments[at.segment].changes + at.index]);
+            (key, change.expect("every change of a delta is known, or it is not verified"), value)
+        })
+    }
+
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.bytes
     }
 
     fn entry(&self, at: Position) -> (Range<usize>, Range<usize>) {
@@ -195,23 +226,35 @@ fn align(bytes: Bytes) -> Bytes {
 
 /// Checks the rules of `format.rs` in one pass over the segments. Nothing in the image is believed until then.
 struct Verifier<'a> {
+    kind: Kind,
     image: &'a [u8],
     last_key: Option<&'a [u8]>,
     entries: u64,
     key_bytes: u64,
     value_bytes: u64,
     fingerprint: Fingerprint,
+    inserts: u64,
+    deletes: u64,
+}
+
+/// What was found true of all entries.
+struct Verified {
+    fingerprint: Fingerprint,
+    /// Of a delta.
+    base: Option<Base>,
 }
 
 /// The least room a segment takes beside its descriptor: the root of its archive and the ends of one entry.
 const LEAST_SEGMENT: u64 = 48;
 
 impl<'a> Verifier<'a> {
-    fn new(image: &'a [u8]) -> Self {
-        Self { image, last_key: None, entries: 0, key_bytes: 0, value_bytes: 0, fingerprint: Fingerprint::EMPTY }
+    fn new(kind: Kind, image: &'a [u8]) -> Self {
+        let fingerprint = Fingerprint::EMPTY;
+        let (entries, key_bytes, value_bytes, inserts, deletes) = (0, 0, 0, 0, 0);
+        Self { kind, image, last_key: None, entries, key_bytes, value_bytes, fingerprint, inserts, deletes }
     }
 
-    fn verify(mut self, trailer: &Trailer) -> Result<(Vec<Segment>, Fingerprint), StateError> {
+    fn verify(mut self, trailer: &Trailer) -> Result<(Vec<Segment>, Verified), StateError> {
         let trailer_offset = (self.image.len() - Trailer::LEN) as u64;
         let in_trailer = |problem, found, expected| rule("trailer", trailer_offset, problem, found, expected);
 
@@ -222,6 +265,11 @@ impl<'a> Verifier<'a> {
         in_trailer("the footer starts within the header", footer_offset, Header::LEN as u64 + body_len)?;
         let footer = &self.image[footer_offset as usize..trailer_offset as usize];
         verify_checksum("footer", footer_offset, trailer.footer_checksum, footer)?;
+        let in_footer = |problem, found, expected| rule("footer", footer_offset, problem, found, expected);
+        let base_len = if self.kind == Kind::Delta { Base::LEN } else { 0 };
+        let len = footer.len();
+        in_footer("there is no room for the base of a delta", len as u64, len.max(base_len) as u64)?;
+        let (footer, base) = footer.split_at(len - base_len);
 
         // No more are allocated than there is room for.
         let most = (footer.len() / Descriptor::LEN) as u64;
@@ -238,7 +286,6 @@ impl<'a> Verifier<'a> {
             segments.push(segment);
             offset = next;
         }
-        let in_footer = |problem, found, expected| rule("footer", footer_offset, problem, found, expected);
         in_footer("the segments do not end where the footer starts", offset, footer_offset)?;
         in_footer("there are bytes after the last first key", first_keys.len() as u64, 0)?;
 
@@ -250,7 +297,18 @@ impl<'a> Verifier<'a> {
             in_trailer("the fingerprint is not that of the entries", found.0, expected.0)?;
             in_trailer("the fingerprint is not that of the entries", found.1, expected.1)?;
         }
-        Ok((segments, self.fingerprint))
+        let base = (self.kind == Kind::Delta).then(|| Base::read(base));
+        if let Some(base) = &base {
+            in_footer("the number of inserted keys is not true", base.inserts, self.inserts)?;
+            in_footer("the number of deleted keys is not true", base.deletes, self.deletes)?;
+            // Else what the delta takes away would be needed to tell.
+            if self.inserts == self.entries && !checksums_are_ignored() {
+                let (found, expected) = (base.result.halves(), base.fingerprint.plus(self.fingerprint).halves());
+                in_footer("the fingerprints do not differ by that of the insertions", found.0, expected.0)?;
+                in_footer("the fingerprints do not differ by that of the insertions", found.1, expected.1)?;
+            }
+        }
+        Ok((segments, Verified { fingerprint: self.fingerprint, base }))
     }
 
     /// Verifies the segment that has to start at `offset` and end before `end`; returns where it ends, too.
@@ -277,7 +335,7 @@ impl<'a> Verifier<'a> {
         let padding = [&bytes[archive.len()..blob_offset as usize], &bytes[blob_end..]];
         let is_zero = padding.into_iter().flatten().all(|&byte| byte == 0);
         check("there are other bytes where its padding has zeros", is_zero.into(), 1)?;
-        let columns = ColumnOffsets::find(archive);
+        let columns = ColumnOffsets::find(self.kind, archive);
         check("it is no archive of columns", columns.is_some().into(), 1)?;
         let columns = columns.unwrap_or_default();
 
@@ -286,6 +344,8 @@ impl<'a> Verifier<'a> {
         let ends_len = descriptor.entries as u64 * size_of::<u32>() as u64;
         check("the number of ends of keys is not that of entries", columns.key_ends.len() as u64, ends_len)?;
         check("the number of ends of values is not that of entries", columns.value_ends.len() as u64, ends_len)?;
+        let changes = if self.kind == Kind::Delta { entries } else { 0 };
+        check("the number of kinds of changes is not that of entries", columns.changes.len() as u64, changes as u64)?;
         if descriptor.blob_len > 0 {
             check("a segment with a blob has one entry", descriptor.entries.into(), 1)?;
             check("a segment with a blob has no other value", columns.values.len() as u64, 0)?;
@@ -300,6 +360,7 @@ impl<'a> Verifier<'a> {
             key_ends: start + columns.key_ends.start,
             values: start + columns.values.start,
             value_ends: start + columns.value_ends.start,
+            changes: start + columns.changes.start,
             blob: blob_start..blob_start + descriptor.blob_len as usize,
         };
         for index in 0..entries {
@@ -315,6 +376,17 @@ impl<'a> Verifier<'a> {
             self.last_key = Some(key);
             self.key_bytes += key.len() as u64;
             self.value_bytes += value.len() as u64;
+            if self.kind == Kind::Delta {
+                let byte = self.image[segment.changes + index];
+                let change = ChangeKind::of(byte);
+                check("this kind of change is unknown", byte.into(), change.map_or(0, |change| change as u64))?;
+                self.inserts += u64::from(change == Some(ChangeKind::Insert));
+                if change == Some(ChangeKind::Delete) {
+                    check("a deleted key has a value", value.len() as u64, 0)?;
+                    self.deletes += 1;
+                    continue;
+                }
+            }
             self.fingerprint.add(key, value);
         }
         self.entries += entries as u64;

@@ -8,9 +8,9 @@ use std::ops::{Bound, ControlFlow};
 use rkyv::util::AlignedVec;
 use twox_hash::xxhash3_64::Hasher;
 
-use super::format::{ALIGNMENT, Descriptor, Header, Trailer, checksum};
-use super::segment::Columns;
-use super::{Fingerprint, StateSnapshot};
+use super::format::{ALIGNMENT, Base, Descriptor, Header, Kind, Trailer, checksum};
+use super::segment::{ChangeKind, Columns};
+use super::{Fingerprint, StateDelta, StateSnapshot};
 use crate::StateError;
 
 /// How an image is laid out.
@@ -63,18 +63,40 @@ pub(super) fn write_image(
     out: impl Write,
 ) -> Result<(u64, Fingerprint), StateError> {
     let known = snapshot.shared.fingerprint.get().copied();
-    let mut writer = ImageWriter::new(snapshot.timestamp_ns(), known, options, out)?;
+    let header = Header { kind: Kind::Snapshot, timestamp_ns: snapshot.timestamp_ns() };
+    let mut writer = ImageWriter::new(header, known, options, out)?;
     let mut result = Ok(());
     snapshot.visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
-        result = writer.push(key, value);
+        result = writer.push(key, value, None);
         if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     result?;
-    Ok(writer.finish()?)
+    Ok(writer.finish(None)?)
+}
+
+/// Writes an image of `delta`, whose `base` says what is before and after it; returns its length. The fingerprint of what
+/// the delta puts is worked out on the way, unless it is known.
+pub(super) fn write_delta(
+    delta: &StateDelta,
+    base: Base,
+    known: Option<Fingerprint>,
+    options: ImageOptions,
+    out: impl Write,
+) -> Result<u64, StateError> {
+    let header = Header { kind: Kind::Delta, timestamp_ns: delta.timestamp_ns() };
+    let mut writer = ImageWriter::new(header, known, options, out)?;
+    let mut result = Ok(());
+    delta.visit_kinds(&mut |key, change, value| {
+        result = writer.push(key, value, Some(change));
+        if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    result?;
+    Ok(writer.finish(Some(base))?.0)
 }
 
 struct ImageWriter<W> {
     out: W,
+    kind: Kind,
     header: [u8; Header::LEN],
     written: u64,
     segment_bytes: usize,
@@ -94,15 +116,17 @@ struct ImageWriter<W> {
 
 impl<W: Write> ImageWriter<W> {
     fn new(
-        timestamp_ns: u64,
+        header: Header,
         known_fingerprint: Option<Fingerprint>,
         options: ImageOptions,
         mut out: W,
     ) -> io::Result<Self> {
-        let header = Header { timestamp_ns }.to_bytes();
+        let Header { kind, .. } = header;
+        let header = header.to_bytes();
         out.write_all(&header)?;
         Ok(Self {
             out,
+            kind,
             header,
             written: Header::LEN as u64,
             segment_bytes: options.segment_bytes,
@@ -119,20 +143,20 @@ impl<W: Write> ImageWriter<W> {
         })
     }
 
-    /// Adds the next entry in order of keys.
-    fn push(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
+    /// Adds the next entry in order of keys, or the next change of a delta.
+    fn push(&mut self, key: &[u8], value: &[u8], change: Option<ChangeKind>) -> io::Result<()> {
         self.entries += 1;
         self.key_bytes += key.len() as u64;
         self.value_bytes += value.len() as u64;
-        if self.known_fingerprint.is_none() {
+        if self.known_fingerprint.is_none() && change != Some(ChangeKind::Delete) {
             self.fingerprint.add(key, value);
         }
         if value.len() >= self.segment_bytes {
             self.close_segment(&[])?;
-            self.columns.push(key, &[]);
+            self.columns.push(key, &[], change);
             return self.close_segment(value);
         }
-        self.columns.push(key, value);
+        self.columns.push(key, value, change);
         if self.columns.size_bytes() >= self.segment_bytes {
             self.close_segment(&[])?;
         }
@@ -144,7 +168,7 @@ impl<W: Write> ImageWriter<W> {
         if self.columns.entries() == 0 {
             return Ok(());
         }
-        let mut archive = self.columns.archive(mem::take(&mut self.archive));
+        let mut archive = self.columns.archive(self.kind, mem::take(&mut self.archive));
         let archive_len = u32::try_from(archive.len()).expect("a segment's archive stays below 2 GiB");
         archive.resize(archive.len().next_multiple_of(ALIGNMENT), 0);
         let padding = &[0; ALIGNMENT][..blob.len().next_multiple_of(ALIGNMENT) - blob.len()];
@@ -186,10 +210,12 @@ impl<W: Write> ImageWriter<W> {
         Ok(())
     }
 
-    fn finish(mut self) -> io::Result<(u64, Fingerprint)> {
+    /// Writes what is left; a delta ends with its base.
+    fn finish(mut self, base: Option<Base>) -> io::Result<(u64, Fingerprint)> {
         self.close_segment(&[])?;
         let footer_offset = self.written;
-        let footer = [mem::take(&mut self.descriptors), mem::take(&mut self.first_keys)];
+        let base = base.map_or_else(Vec::new, |base| base.to_bytes().to_vec());
+        let footer = [mem::take(&mut self.descriptors), mem::take(&mut self.first_keys), base];
         let mut hasher = Hasher::new();
         for part in &footer {
             hasher.write(part);

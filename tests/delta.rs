@@ -1,0 +1,286 @@
+//! Deltas and differences between snapshots of every origin, against a model: applied, merged, written and opened.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Bound, ControlFlow};
+use std::thread;
+
+use bytes::Bytes;
+use opstate::{
+    Fingerprint, HotStore, ImageOptions, InMemoryStore, StateDelta, StateError, StateSnapshot, StateStore,
+    StateStoreExt,
+};
+use proptest::prelude::*;
+
+use crate::cases;
+use crate::counting::allocated_by;
+use crate::model::{any_key, any_value};
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+type Difference = (Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>);
+
+/// What differs between two models, in order.
+fn differences(earlier: &Model, later: &Model) -> Vec<Difference> {
+    let keys: BTreeSet<_> = earlier.keys().chain(later.keys()).collect();
+    let all = keys.into_iter().map(|key| (key.clone(), earlier.get(key).cloned(), later.get(key).cloned()));
+    all.filter(|(_, old, new)| old != new).collect()
+}
+
+fn snapshot_of(model: &Model) -> StateSnapshot {
+    StateSnapshot::from_sorted(model.clone()).unwrap()
+}
+
+fn image_of(delta: &StateDelta, segment_bytes: usize) -> Vec<u8> {
+    let mut image = Vec::new();
+    let written = delta.write_with(ImageOptions::new().segment_bytes(segment_bytes), &mut image).unwrap();
+    assert_eq!(written, image.len() as u64);
+    image
+}
+
+/// Checks a delta and the differences between two snapshots, and that the delta survives being written.
+fn check_between(earlier: &StateSnapshot, later: &StateSnapshot, before: &Model, after: &Model) -> StateDelta {
+    let expected = differences(before, after);
+    let found: Vec<Difference> = (later.diff(earlier))
+        .map(|(key, old, new)| (key.to_vec(), old.map(|old| old.to_vec()), new.map(|new| new.to_vec())))
+        .collect();
+    assert_eq!(found, expected);
+
+    let delta = later.delta_since(earlier);
+    check_delta(&delta, &expected);
+    assert_eq!(delta.timestamp_ns(), later.timestamp_ns());
+    assert_eq!(delta.base_fingerprint(), snapshot_of(before).fingerprint());
+    assert_eq!(delta.fingerprint(), snapshot_of(after).fingerprint());
+    for opened in [delta.to_bytes(), image_of(&delta, 40).into(), unaligned(&delta.to_bytes())] {
+        let opened = StateDelta::from_bytes(opened).unwrap();
+        check_delta(&opened, &expected);
+        assert_eq!(opened, delta);
+        assert_eq!(opened.timestamp_ns(), delta.timestamp_ns());
+        assert_eq!(opened.to_bytes(), delta.to_bytes());
+        check_applied(&earlier.apply(&opened).unwrap(), later, after);
+    }
+    check_applied(&earlier.apply(&delta).unwrap(), later, after);
+    delta
+}
+
+fn unaligned(image: &[u8]) -> Bytes {
+    Bytes::from([&[0], image].concat()).slice(1..)
+}
+
+fn check_delta(delta: &StateDelta, expected: &[Difference]) {
+    let entries: Vec<_> = delta.iter().map(|(key, new)| (key.to_vec(), new.map(|new| new.to_vec()))).collect();
+    let puts: Vec<_> = expected.iter().map(|(key, _, new)| (key.clone(), new.clone())).collect();
+    assert_eq!(entries, puts);
+    let mut visited = Vec::new();
+    delta.visit(|key, new| {
+        visited.push((key.to_vec(), new.map(<[u8]>::to_vec)));
+        ControlFlow::Continue(())
+    });
+    assert_eq!(visited, puts);
+    let count = |is: fn(&Difference) -> bool| expected.iter().filter(|difference| is(difference)).count();
+    assert_eq!((delta.len(), delta.is_empty()), (expected.len(), expected.is_empty()));
+    assert_eq!(delta.deletes(), count(|(_, _, new)| new.is_none()));
+    assert_eq!(delta.puts(), count(|(_, _, new)| new.is_some()));
+    assert_eq!(delta.inserts(), count(|(_, old, _)| old.is_none()));
+    assert_eq!(delta.updates(), count(|(_, old, new)| old.is_some() && new.is_some()));
+    let size = |(key, _, new): &Difference| key.len() + new.as_ref().map_or(0, Vec::len);
+    assert_eq!(delta.size_bytes(), expected.iter().map(size).sum::<usize>());
+}
+
+/// Checks that what a delta was applied to is what the delta leads to, in every respect.
+fn check_applied(applied: &StateSnapshot, direct: &StateSnapshot, model: &Model) {
+    assert_eq!(applied, direct);
+    assert_eq!(applied.to_bytes(), direct.to_bytes());
+    assert_eq!(applied.fingerprint(), snapshot_of(model).fingerprint());
+    assert_eq!((applied.len(), applied.size_bytes()), (direct.len(), direct.size_bytes()));
+    for (key, value) in model {
+        assert_eq!(applied.get(key).as_deref(), Some(&value[..]));
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Put(u8, Vec<u8>),
+    Modify(u8),
+    Delete(u8),
+    DeleteRange(u8, u8),
+    PutBack(u8),
+    Replace(u8, u8),
+    Snapshot,
+    Drop(usize),
+    Restore(usize),
+    Clear,
+}
+
+fn key(i: u8) -> Vec<u8> {
+    match i % 3 {
+        0 => vec![i],
+        1 => format!("a/rather/long/common/prefix/{i}").into_bytes(),
+        // Differ in their number of zeros alone.
+        _ => vec![0; usize::from(i / 3)],
+    }
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    let any_len = prop_oneof![8 => 0_usize..20, 1 => 100_usize..130, 1 => 511_usize..514];
+    let any_value = (any_len, any::<u8>()).prop_map(|(len, byte)| vec![byte; len]);
+    let any_i = || 0_u8..60;
+    prop_oneof![
+        12 => (any_i(), any_value).prop_map(|(i, value)| Op::Put(i, value)),
+        4 => any_i().prop_map(Op::Modify),
+        6 => any_i().prop_map(Op::Delete),
+        1 => (any_i(), any_i()).prop_map(|(a, b)| Op::DeleteRange(a, b)),
+        2 => any_i().prop_map(Op::PutBack),
+        3 => (any_i(), any_i()).prop_map(|(a, b)| Op::Replace(a, b)),
+        5 => Just(Op::Snapshot),
+        1 => any::<usize>().prop_map(Op::Drop),
+        1 => any::<usize>().prop_map(Op::Restore),
+        1 => Just(Op::Clear),
+    ]
+}
+
+/// Runs `ops` and returns the snapshots that are alive at the end, with what they hold.
+fn run(store: &mut dyn StateStore, ops: &[Op]) -> Vec<(StateSnapshot, Model)> {
+    let (mut model, mut held) = (Model::new(), vec![(store.snapshot(), Model::new())]);
+    for op in ops {
+        match op {
+            Op::Put(i, value) => {
+                store.put(&key(*i), value).unwrap();
+                model.insert(key(*i), value.clone());
+            }
+            Op::Modify(i) => {
+                let change = |value: &mut [u8]| value.iter_mut().for_each(|byte| *byte ^= 1);
+                store.modify(&key(*i), &mut { change }).unwrap();
+                model.get_mut(&key(*i)).map(|value| change(value));
+            }
+            Op::Delete(i) => {
+                store.delete(&key(*i)).unwrap();
+                model.remove(&key(*i));
+            }
+            Op::DeleteRange(a, b) => {
+                let (start, end) = (key(*a), key(*b));
+                store.delete_range(&start..&end).unwrap();
+                model.retain(|key, _| *key < start || *key >= end);
+            }
+            // To the value of the last snapshot.
+            Op::PutBack(i) => match held.last().and_then(|(_, then)| then.get(&key(*i))) {
+                Some(value) => {
+                    store.put(&key(*i), value).unwrap();
+                    model.insert(key(*i), value.clone());
+                }
+                None => {
+                    store.delete(&key(*i)).unwrap();
+                    model.remove(&key(*i));
+                }
+            },
+            // One goes, and its id is used again for the other.
+            Op::Replace(a, b) => {
+                store.delete(&key(*a)).unwrap();
+                model.remove(&key(*a));
+                store.put(&key(*b), b"replaced").unwrap();
+                model.insert(key(*b), b"replaced".to_vec());
+            }
+            Op::Snapshot => held.push((store.snapshot(), model.clone())),
+            Op::Drop(which) => drop(held.remove(which % held.len())),
+            Op::Restore(which) => {
+                let (snapshot, then) = &held[which % held.len()];
+                store.restore(snapshot.clone());
+                model.clone_from(then);
+            }
+            Op::Clear => {
+                store.clear();
+                model.clear();
+            }
+        }
+        if held.is_empty() {
+            held.push((store.snapshot(), model.clone()));
+        }
+    }
+    held.push((store.snapshot(), model));
+    held
+}
+
+proptest! {
+    #![proptest_config(cases(200))]
+
+    #[test]
+    fn every_pair_of_snapshots(ops in proptest::collection::vec(any_op(), 1..120), other in any_model()) {
+        let mut hot = HotStore::new();
+        for held in [run(&mut hot, &ops), run(&mut InMemoryStore::new(), &ops)] {
+            for (earlier, before) in held.iter().rev().take(4) {
+                for (later, after) in held.iter().rev().take(4) {
+                    let delta = check_between(earlier, later, before, after);
+                    // What is found in the store is what a walk over both finds.
+                    let walked = later.delta_since(&snapshot_of(before));
+                    prop_assert_eq!(delta.to_bytes(), walked.to_bytes());
+                }
+                check_between(earlier, &snapshot_of(&other), before, &other);
+                check_between(&StateSnapshot::from_bytes(snapshot_of(&other).to_bytes()).unwrap(), earlier, &other, before);
+            }
+        }
+    }
+
+    #[test]
+    fn chains_are_applied_and_merged(ops in proptest::collection::vec(any_op(), 1..150), cut in any::<prop::sample::Index>()) {
+        let held = run(&mut HotStore::new(), &ops);
+        let (base, last) = (&held[0].0, held.last().unwrap());
+        let deltas: Vec<StateDelta> = (held.windows(2))
+            .map(|pair| StateDelta::from_bytes(pair[1].0.delta_since(&pair[0].0).to_bytes()).unwrap())
+            .collect();
+        let base = StateSnapshot::from_bytes(base.to_bytes()).unwrap();
+        let mut now = base.clone();
+        for (delta, (snapshot, model)) in deltas.iter().zip(&held[1..]) {
+            now = now.apply(delta).unwrap();
+            check_applied(&now, snapshot, model);
+        }
+
+        // In one go, and in two parts.
+        let merge = |deltas: &[StateDelta]| deltas.iter().skip(1).try_fold(deltas[0].clone(), |all, next| all.merge(next));
+        let merged = merge(&deltas).unwrap();
+        let (front, back) = deltas.split_at(1 + cut.index(deltas.len()));
+        let front = merge(front).unwrap();
+        prop_assert_eq!(&if back.is_empty() { front } else { front.merge(&merge(back).unwrap()).unwrap() }, &merged);
+        check_applied(&base.apply(&merged).unwrap(), &last.0, &last.1);
+        prop_assert_eq!(&StateDelta::from_bytes(merged.to_bytes()).unwrap(), &merged);
+
+        // All that is in the merged delta and not in the direct one are values put back.
+        let direct: BTreeMap<_, _> = last.0.delta_since(&base).iter().collect();
+        let mut all: BTreeMap<_, _> = merged.iter().collect();
+        all.retain(|key, new| direct.contains_key(key) || {
+            let (Some(new), Some(old)) = (new.as_ref(), base.get(key)) else { panic!("{key:?} is there for nothing") };
+            assert_eq!(new, &old);
+            false
+        });
+        prop_assert_eq!(all, direct);
+    }
+
+    #[test]
+    fn an_applied_snapshot_reads_like_any_other(
+        chain in proptest::collection::vec(any_model(), 2..7),
+        asked in proptest::collection::vec(any_key(), 1..5),
+    ) {
+        let snapshots: Vec<_> = chain.iter().map(snapshot_of).collect();
+        let mut now = snapshots[0].clone();
+        for (pair, model) in snapshots.windows(2).zip(&chain[1..]) {
+            now = now.apply(&pair[1].delta_since(&pair[0])).unwrap();
+            check_applied(&now, &pair[1], model);
+            for key in &asked {
+                prop_assert_eq!(now.get(key), model.get(key).cloned().map(Bytes::from));
+                for end in &asked {
+                    let range = (Bound::Excluded(&key[..]), Bound::Included(&end[..]));
+                    prop_assert!(now.scan(range).eq(pair[1].scan(range)));
+                    let (mut visited, mut left) = (Vec::new(), 3);
+                    now.visit_range(range, |key, value| {
+                        visited.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+                        left -= 1;
+                        if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                    });
+                    prop_assert_eq!(visited, pair[1].scan(range).take(3).collect::<Vec<_>>());
+                }
+            }
+        }
+    }
+}
+
+fn any_model() -> impl Strategy<Value = Model> {
+    let near = (0_u8..60).prop_map(key);
+    proptest::collection::btree_map(prop_oneof![near, any_key()], any_value(), 0..40)
+}

@@ -14,8 +14,8 @@
 //!                                                                                           under another)
 //! ```
 //!
-//! Sorting looks at keys as little as it can: seven bytes of each, behind what all of them share, are kept beside it as
-//! a number, with how many there were. Runs that this leaves open are sorted by the seven bytes that follow.
+//! Sorting looks at keys as little as it can: fifteen bytes of each, behind what all of them share, are kept beside it as
+//! a number, with how many there were. Runs that this leaves open are sorted by the fifteen bytes that follow.
 //!
 //! # Why this and not the other way
 //!
@@ -29,6 +29,7 @@
 //!    the values are not.
 //! 2. Keys of the pairs strictly ascend.
 
+use std::mem;
 use std::ops::Range;
 use std::ptr;
 use std::sync::Arc;
@@ -42,7 +43,7 @@ use crate::handles::Part;
 use crate::snapshot::{Compared, Comparison, Counts};
 
 /// How many entries are looked at together.
-const BATCH: usize = 64;
+const BATCH: usize = 32;
 
 /// A location that is none.
 const NONE: Location = Location::MAX;
@@ -64,20 +65,33 @@ struct Pair {
 /// A pair on its way to its place.
 #[derive(Clone, Copy)]
 struct Item {
-    head: u64,
+    head: Head,
     pair: Pair,
 }
 
 impl FrozenComparison {
     /// Compares two snapshots of one store, whichever was taken first.
     pub(super) fn new(earlier: Arc<Frozen>, later: Arc<Frozen>) -> Self {
-        let mut found = Found { earlier: &earlier, later: &later, items: Vec::new(), counts: Counts::default() };
+        let mut found = Found::new(&earlier, &later);
         match noted(&earlier, &later) {
             Some(ids) => found.take_ids(&ids),
             None => found.take_pages(),
         }
+        Self::finish(found, &earlier, &later)
+    }
+
+    /// Compares two snapshots of one store page by page.
+    #[cfg(test)]
+    pub(super) fn by_pages(earlier: Arc<Frozen>, later: Arc<Frozen>) -> Self {
+        let mut found = Found::new(&earlier, &later);
+        found.take_pages();
+        Self::finish(found, &earlier, &later)
+    }
+
+    fn finish(mut found: Found<'_>, earlier: &Arc<Frozen>, later: &Arc<Frozen>) -> Self {
         found.sort();
         let (pairs, counts) = found.join();
+        let (earlier, later) = (Arc::clone(earlier), Arc::clone(later));
         Self { earlier, later, pairs, counts }
     }
 }
@@ -94,24 +108,38 @@ struct Found<'a> {
     later: &'a Frozen,
     items: Vec<Item>,
     counts: Counts,
+    /// What all keys so far share, of the first one.
+    shared: &'a [u8],
+    /// Whether the heads of all items begin behind that.
+    is_headed: bool,
 }
 
 impl<'a> Found<'a> {
+    fn new(earlier: &'a Frozen, later: &'a Frozen) -> Self {
+        Self { earlier, later, items: Vec::new(), counts: Counts::default(), shared: &[], is_headed: true }
+    }
+
     fn take_ids(&mut self, ids: &[u32]) {
         let (old, new) = (&self.earlier.entries.table, &self.later.entries.table);
         self.items.reserve_exact(ids.len());
-        let mut batch = Vec::with_capacity(BATCH);
-        for ids in ids.chunks(BATCH) {
-            for &id in ids {
-                for slot in [old.address_of(id), new.address_of(id)].into_iter().flatten() {
-                    prefetch(slot);
-                }
+        let fetch_slots = |ids: &[u32]| {
+            for slot in ids.iter().flat_map(|&id| [old.address_of(id), new.address_of(id)]).flatten() {
+                prefetch(slot);
             }
+        };
+        // Slots are fetched a batch ahead, and records looked at a batch later, so that neither is waited for.
+        let (mut batch, mut fetched) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
+        let mut batches = ids.chunks(BATCH).peekable();
+        batches.peek().copied().map(fetch_slots);
+        while let Some(ids) = batches.next() {
+            batches.peek().copied().map(fetch_slots);
             for &id in ids {
                 self.take(&mut batch, old.find(id), new.find(id));
             }
-            self.look_at(&mut batch);
+            self.look_at(&mut fetched);
+            mem::swap(&mut batch, &mut fetched);
         }
+        self.look_at(&mut fetched);
     }
 
     fn take_pages(&mut self) {
@@ -136,7 +164,7 @@ impl<'a> Found<'a> {
             return;
         }
         for address in [old_address, new_address].into_iter().flatten() {
-            prefetch(address);
+            fetch(address);
         }
         batch.push(Pair { old: old.unwrap_or(NONE), new: new.unwrap_or(NONE) });
     }
@@ -162,9 +190,31 @@ impl<'a> Found<'a> {
 
     fn push(&mut self, pair: Pair) {
         let (old, new) = (self.old_of(pair), self.new_of(pair));
-        let key_len = old.or(new).map_or(0, Record::key_len);
-        self.counts.add(key_len, old.map(Record::value_len), new.map(Record::value_len));
-        self.items.push(Item { head: 0, pair });
+        let key = new.or(old).map_or(&[][..], Record::key);
+        self.counts.add(key.len(), old.map(Record::value_len), new.map(Record::value_len));
+        if !key.starts_with(self.shared) || self.items.is_empty() {
+            self.share_less(key);
+        }
+        let head = if self.is_headed { head(key, self.shared.len()) } else { 0 };
+        self.items.push(Item { head, pair });
+    }
+
+    /// Learns that `key` does not share what the keys before it do.
+    #[cold]
+    fn share_less(&mut self, key: &'a [u8]) {
+        if self.items.is_empty() {
+            self.shared = key;
+            return;
+        }
+        let same = key.iter().zip(self.shared).take_while(|(a, b)| a == b).count();
+        self.shared = &self.shared[..same];
+        // The first few keys tell, mostly. Else it is done once, at the end.
+        self.is_headed = self.items.len() <= 4 * BATCH;
+        if self.is_headed {
+            for at in 0..self.items.len() {
+                self.items[at].head = head(self.key(self.items[at].pair), same);
+            }
+        }
     }
 
     fn old_of(&self, pair: Pair) -> Option<Record<'a>> {
@@ -179,31 +229,31 @@ impl<'a> Found<'a> {
         self.new_of(pair).or_else(|| self.old_of(pair)).map_or(&[], Record::key)
     }
 
-    /// Sorts the items by their keys. O(n log n), and O(1) looks at a key for each seven bytes that it shares with others
+    /// Sorts the items by their keys. O(n log n), and O(1) looks at a key for each fifteen bytes that it shares with others
     /// but not with all of them.
     fn sort(&mut self) {
-        /// Runs of so few are sorted by their whole keys.
-        const FEW: usize = 12;
-        let mut items = std::mem::take(&mut self.items);
-        // What is to be sorted, and how many bytes all keys in it share. A list and not a recursion, because keys are long
-        // enough to exhaust the stack.
-        let mut runs = vec![(0..items.len(), 0)];
-        while let Some((run, known)) = runs.pop() {
-            let start = run.start;
-            let items = &mut items[run];
-            if items.len() <= FEW {
-                items.sort_unstable_by(|a, b| self.key(a.pair)[known..].cmp(&self.key(b.pair)[known..]));
-                continue;
-            }
-            let shared = self.set_heads(items, known);
-            items.sort_unstable_by_key(|item| item.head);
-            let mut from = 0;
-            for run in items.chunk_by(|a, b| a.head == b.head) {
+        let mut items = mem::take(&mut self.items);
+        let mut shared = self.shared.len();
+        if !self.is_headed {
+            shared = self.set_heads(&mut items, shared);
+        }
+        // What is to be sorted by its heads, and where those begin. A list and not a recursion, because keys are long enough
+        // to exhaust the stack.
+        let mut runs = vec![(0..items.len(), shared)];
+        while let Some((run, shared)) = runs.pop() {
+            let mut from = run.start;
+            let sorted = &mut items[run];
+            sorted.sort_unstable_by_key(|item| item.head);
+            let longer = runs.len();
+            for run in sorted.chunk_by(|a, b| a.head == b.head) {
                 let to = from + run.len();
-                if run.len() > 1 && run[0].head & 0xFF > HEAD {
-                    runs.push((start + from..start + to, shared + HEAD as usize));
+                if run.len() > 1 && run[0].head & 0xFF > HEAD as Head {
+                    runs.push((from..to, shared + HEAD));
                 }
                 from = to;
+            }
+            for (run, shared) in &mut runs[longer..] {
+                *shared = self.set_heads(&mut items[run.clone()], *shared);
             }
         }
         self.items = items;
@@ -246,13 +296,13 @@ impl<'a> Found<'a> {
         if let Some(&Item { pair, .. }) = item {
             let of_new = pair.new != NONE;
             let (frozen, location) = if of_new { (self.later, pair.new) } else { (self.earlier, pair.old) };
-            prefetch(frozen.entries.address(location));
+            fetch(frozen.entries.address(location));
         }
     }
 
     /// Joins what is sorted: a key that is deleted under one id and inserted under another is updated, or the same.
     fn join(mut self) -> (Vec<Pair>, Counts) {
-        let items = std::mem::take(&mut self.items);
+        let items = mem::take(&mut self.items);
         let mut pairs: Vec<Pair> = Vec::with_capacity(items.len());
         for Item { pair, .. } in items {
             let Some(last) = pairs.last_mut() else {
@@ -280,21 +330,29 @@ impl<'a> Found<'a> {
     }
 }
 
-/// The bytes of a key in a head.
-const HEAD: u64 = 7;
+/// Fifteen bytes of a key behind some that all keys share, padded with zeros, and in the lowest byte how many of the key's
+/// are there, or one more: in the order of keys, and equal only for keys that are equal or longer.
+type Head = u128;
 
-/// Seven bytes of the key behind the first `shared`, padded with zeros, and how many there are, up to one more than that:
-/// in the order of keys, and equal only for keys that are equal or longer.
+/// The bytes of a key in a head.
+const HEAD: usize = 15;
+
 #[inline]
-fn head(key: &[u8], shared: usize) -> u64 {
+fn head(key: &[u8], shared: usize) -> Head {
     let rest = &key[shared..];
-    let len = rest.len().min(HEAD as usize + 1);
-    if let Some(bytes) = rest.first_chunk::<8>() {
-        return u64::from_be_bytes(*bytes) & !0xFF | (HEAD + 1);
+    if let Some(bytes) = rest.first_chunk() {
+        return Head::from_be_bytes(*bytes) & !0xFF | (HEAD as Head + 1);
     }
-    let mut bytes = [0; 8];
-    bytes[..len].copy_from_slice(rest);
-    u64::from_be_bytes(bytes) | len as u64
+    let mut bytes = [0; HEAD + 1];
+    bytes[..rest.len()].copy_from_slice(rest);
+    Head::from_be_bytes(bytes) | rest.len() as Head
+}
+
+/// Asks for a short record, which mostly is in two cache lines if it does not start one.
+#[inline]
+fn fetch(record: *const u8) {
+    prefetch(record);
+    prefetch(record.wrapping_add(32));
 }
 
 fn is_same(old: ValueRef<'_>, new: ValueRef<'_>) -> bool {
@@ -326,8 +384,37 @@ impl Comparison for FrozenComparison {
         for &Pair { old, new } in &self.pairs[places] {
             for (location, frozen) in [(old, &self.earlier), (new, &self.later)] {
                 if location != NONE {
-                    prefetch(frozen.entries.address(location));
+                    fetch(frozen.entries.address(location));
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_are_in_the_order_of_keys() {
+        let mut keys: Vec<Vec<u8>> = vec![vec![], vec![0], vec![1], vec![0xFF]];
+        for len in [2, 14, 15, 16, 17, 40] {
+            for byte in [0, 1, 0xFF] {
+                let mut key = vec![byte; len];
+                keys.push(key.clone());
+                key[len - 1] ^= 1;
+                keys.push(key.clone());
+                key.push(0);
+                keys.push(key);
+            }
+        }
+        for a in &keys {
+            for b in &keys {
+                let (x, y) = (head(a, 0), head(b, 0));
+                assert!(a <= b || x >= y, "{a:?} {b:?}");
+                assert!(x != y || a == b || x & 0xFF == 16, "{a:?} {b:?}");
+                let behind = |key: &[u8]| [b"shared", key].concat();
+                assert_eq!((head(&behind(a), 6), head(&behind(b), 6)), (x, y));
             }
         }
     }

@@ -284,3 +284,231 @@ fn any_model() -> impl Strategy<Value = Model> {
     let near = (0_u8..60).prop_map(key);
     proptest::collection::btree_map(prop_oneof![near, any_key()], any_value(), 0..40)
 }
+
+/// The entries `from..to` of a store with keys in shuffled order.
+fn put_all(store: &mut dyn StateStore, numbers: impl Iterator<Item = u32>, byte: u8) {
+    for i in numbers {
+        let key = i.wrapping_mul(0x9E37_79B9).to_be_bytes();
+        store.put(&key, &vec![byte; 8 + i as usize % 9]).unwrap();
+    }
+}
+
+fn model_of(snapshot: &StateSnapshot) -> Model {
+    snapshot.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
+}
+
+#[test]
+fn in_a_large_store_every_route_gives_the_same() {
+    let mut store = HotStore::new();
+    put_all(&mut store, 0..40_000, 1);
+    let first = store.snapshot();
+    assert_eq!(store.stats().journal_bytes, 0);
+
+    // By the journal.
+    put_all(&mut store, (0..40_000).step_by(97), 2);
+    let second = store.snapshot();
+    assert!(store.stats().journal_bytes > 0);
+    let (model, before) = (model_of(&second), model_of(&first));
+    assert_eq!(check_between(&first, &second, &before, &model).len(), 413);
+    let noted = second.delta_since(&first);
+
+    // Too much for the journal, and then back: by pages.
+    for byte in [3, 1] {
+        put_all(&mut store, 0..40_000, byte);
+        assert!(store.stats().journal_bytes <= 80_000, "{}", store.stats().journal_bytes);
+    }
+    put_all(&mut store, (0..40_000).step_by(97), 2);
+    let third = store.snapshot().with_timestamp_ns(second.timestamp_ns());
+    assert!(third.delta_since(&second).is_empty());
+    assert_eq!(third.delta_since(&first).to_bytes(), noted.to_bytes());
+
+    // Another store, and an image.
+    let mut other = HotStore::new();
+    other.restore(first.clone());
+    assert_eq!(second.delta_since(&other.snapshot()).to_bytes(), noted.to_bytes());
+    let opened = StateSnapshot::from_bytes(first.to_bytes()).unwrap();
+    assert_eq!(second.delta_since(&opened).to_bytes(), noted.to_bytes());
+
+    // After everything was thrown away and put in again in another order.
+    store.restore(second.clone());
+    put_all(&mut store, [5, 7].into_iter(), 9);
+    let fourth = store.snapshot();
+    let expected = model_of(&fourth);
+    assert_eq!(check_between(&second, &fourth, &model, &expected).len(), 2);
+}
+
+#[test]
+fn nothing_is_noted_without_snapshots() {
+    let mut store = HotStore::new();
+    put_all(&mut store, 0..5000, 1);
+    drop(store.snapshot());
+    put_all(&mut store, 0..5000, 2);
+    assert_eq!(store.stats().journal_bytes, 0);
+    let snapshot = store.snapshot();
+    put_all(&mut store, 0..1000, 3);
+    assert!((4000..9000).contains(&store.stats().journal_bytes), "{}", store.stats().journal_bytes);
+    // Again, but where they lie.
+    let noted = store.stats().journal_bytes;
+    for _ in 0..10 {
+        put_all(&mut store, 0..1000, 4);
+    }
+    assert_eq!(store.stats().journal_bytes, noted);
+    drop(snapshot);
+    put_all(&mut store, 5000..5001, 5);
+    assert_eq!(store.stats().journal_bytes, 0);
+}
+
+#[test]
+fn deltas_are_taken_elsewhere_while_the_writer_goes_on() {
+    let mut store = HotStore::new();
+    put_all(&mut store, 0..3000, 0);
+    let mut earlier = store.snapshot();
+    let base = StateSnapshot::from_bytes(earlier.to_bytes()).unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel::<(StateSnapshot, StateSnapshot)>();
+    let chain = thread::spawn(move || {
+        receiver.into_iter().fold(base, |base, (earlier, later)| {
+            let delta = StateDelta::from_bytes(later.delta_since(&earlier).to_bytes()).unwrap();
+            let applied = base.apply(&delta).unwrap();
+            assert_eq!(applied.to_bytes(), later.to_bytes());
+            applied
+        })
+    });
+    for round in 1..40 {
+        put_all(&mut store, (round..3000).step_by(50 + round as usize), round as u8);
+        store.delete(&(round * 13).wrapping_mul(0x9E37_79B9).to_be_bytes()).unwrap();
+        let later = store.snapshot();
+        sender.send((earlier, later.clone())).unwrap();
+        earlier = later;
+    }
+    drop(sender);
+    assert_eq!(chain.join().unwrap(), store.snapshot());
+    drop(earlier);
+    put_all(&mut store, 3000..3001, 0);
+    assert_eq!((store.stats().snapshots, store.stats().journal_bytes), (0, 0));
+}
+
+#[test]
+fn a_wrong_base_is_refused_and_changes_nothing() {
+    let [a, b, c] = [&[("x", "1")][..], &[("x", "2")], &[("x", "2"), ("y", "1")]]
+        .map(|entries| StateSnapshot::from_iter(entries.iter().copied()));
+    let (ab, bc) = (b.delta_since(&a), c.delta_since(&b));
+    let error = a.apply(&bc).unwrap_err();
+    let StateError::WrongBase { found, expected } = error else { panic!("{error}") };
+    assert_eq!((found, expected), (a.fingerprint(), b.fingerprint()));
+    assert!(error.to_string().contains(&found.to_string()) && error.to_string().contains("in order"), "{error}");
+    let error = bc.merge(&ab).unwrap_err();
+    assert!(matches!(error, StateError::WrongBase { found, .. } if found == c.fingerprint()), "{error}");
+    assert_eq!(ab.merge(&bc).unwrap(), c.delta_since(&a));
+
+    for mut store in [Box::new(HotStore::new()) as Box<dyn StateStore>, Box::new(InMemoryStore::new())] {
+        store.restore(a.clone());
+        assert!(matches!(store.apply(&bc), Err(StateError::WrongBase { .. })));
+        assert_eq!(store.snapshot(), a);
+        store.apply(&ab).unwrap();
+        store.apply(&bc).unwrap();
+        assert_eq!(store.snapshot(), c);
+        assert!(matches!(store.apply(&bc), Err(StateError::WrongBase { .. })));
+        assert_eq!(store.snapshot(), c);
+    }
+}
+
+#[test]
+fn a_store_that_has_no_room_for_a_delta_stays_as_it_was() {
+    let base = StateSnapshot::from_iter((0..100_u32).map(|i| (i.to_be_bytes().to_vec(), vec![1; 40])));
+    let large = StateSnapshot::from_iter((50..5000_u32).map(|i| (i.to_be_bytes().to_vec(), vec![2; 40])));
+    let mut store = HotStore::builder().memory_budget(100_000).build();
+    store.restore(base.clone());
+    let error = store.apply(&large.delta_since(&base)).unwrap_err();
+    assert!(matches!(error, StateError::OverBudget { .. }), "{error}");
+    assert_eq!(store.snapshot(), base);
+}
+
+#[test]
+fn merging_forgets_what_came_and_went() {
+    let chain = [
+        &[("a", "1"), ("b", "1")][..],
+        &[("a", "1"), ("b", "2"), ("new", "1")],
+        &[("a", "1"), ("b", "1")],
+        &[("b", "1")],
+        &[("a", "1"), ("b", "1")],
+    ];
+    let snapshots = chain.map(|entries| StateSnapshot::from_iter(entries.iter().copied()));
+    let deltas: Vec<_> = snapshots.windows(2).map(|pair| pair[1].delta_since(&pair[0])).collect();
+    let merged = deltas[0].merge(&deltas[1]).unwrap();
+    // Of "new" nothing is left; that the value of "b" is the old one is not to be known.
+    assert_eq!((merged.len(), merged.updates()), (1, 1));
+    assert_eq!(merged.base_fingerprint(), merged.fingerprint());
+    let merged = deltas[2].merge(&deltas[3]).unwrap();
+    assert_eq!(merged.iter().collect::<Vec<_>>(), [("a".into(), Some("1".into()))]);
+    assert_eq!(merged.updates(), 1);
+    assert_eq!(snapshots[2].apply(&merged).unwrap(), snapshots[4]);
+}
+
+#[test]
+fn fingerprints_are_known_along_a_chain() {
+    let mut store = HotStore::new();
+    put_all(&mut store, 0..1000, 1);
+    let first = store.snapshot();
+    put_all(&mut store, 0..10, 2);
+    let second = store.snapshot();
+    put_all(&mut store, 990..1010, 3);
+    let third = store.snapshot();
+    let expected = [&first, &second, &third].map(|snapshot| snapshot_of(&model_of(snapshot)).fingerprint());
+
+    // From the one in the middle, whose image is written, to both sides.
+    second.to_bytes();
+    let (back, forth) = (second.delta_since(&first), third.delta_since(&second));
+    assert_eq!((back.base_fingerprint(), forth.fingerprint()), (expected[0], expected[2]));
+    assert_eq!([&first, &second, &third].map(StateSnapshot::fingerprint), expected);
+    // And where none is known.
+    let again = store.snapshot().delta_since(&StateSnapshot::from_iter(model_of(&first)));
+    assert_eq!((again.base_fingerprint(), again.fingerprint()), (expected[0], expected[2]));
+    let empty = StateSnapshot::from_iter(Model::new());
+    assert_eq!(second.delta_since(&empty).base_fingerprint(), Fingerprint::EMPTY);
+}
+
+#[test]
+fn an_opened_delta_is_not_copied() {
+    let (old, new) = (StateSnapshot::from_iter([("a", "1")]), StateSnapshot::from_iter([("key", vec![7; 1 << 20])]));
+    let image = new.delta_since(&old).to_bytes();
+    let place = image.as_ptr_range();
+    let (delta, allocated) = allocated_by(|| StateDelta::from_bytes(image.clone()).unwrap());
+    assert!(allocated.peak_bytes < 4096, "{}", allocated.peak_bytes);
+    let (key, value) = delta.iter().last().unwrap();
+    assert!(place.contains(&key.as_ptr()) && place.contains(&value.unwrap().as_ptr()));
+    let (applied, allocated) = allocated_by(|| old.apply(&delta).unwrap());
+    assert!(allocated.peak_bytes < 4096, "{}", allocated.peak_bytes);
+    assert!(place.contains(&applied.get(b"key").unwrap().as_ptr()));
+}
+
+#[test]
+fn a_snapshot_and_a_delta_are_told_apart() {
+    let snapshot = StateSnapshot::from_iter([("a", "1")]);
+    let delta = snapshot.delta_since(&StateSnapshot::from_iter([("b", "1")]));
+    let error = StateSnapshot::from_bytes(delta.to_bytes()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the image holds a delta, expected a snapshot; open a snapshot with `StateSnapshot::from_bytes` and a delta \
+         with `StateDelta::from_bytes`"
+    );
+    let error = StateDelta::from_bytes(snapshot.to_bytes()).unwrap_err();
+    assert!(matches!(error, StateError::UnexpectedKind { found: "snapshot", expected: "delta" }), "{error}");
+}
+
+#[test]
+fn a_long_chain_is_applied_with_few_allocations() {
+    // Neither is each change copied for every delta after it, nor does a read look into all of them.
+    let mut store = InMemoryStore::new();
+    put_all(&mut store, 0..2000, 0);
+    let mut earlier = store.snapshot();
+    let mut applied = StateSnapshot::from_bytes(earlier.to_bytes()).unwrap();
+    for round in 0..1000_u32 {
+        store.put(&round.wrapping_mul(0x9E37_79B9).to_be_bytes(), &round.to_be_bytes()).unwrap();
+        let later = store.snapshot();
+        let delta = StateDelta::from_bytes(later.delta_since(&earlier).to_bytes()).unwrap();
+        let (next, allocated) = allocated_by(|| applied.apply(&delta).unwrap());
+        assert!(allocated.calls < 60, "{}", allocated.calls);
+        (applied, earlier) = (next, later);
+    }
+    assert_eq!(applied.to_bytes(), earlier.to_bytes());
+}

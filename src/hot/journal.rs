@@ -23,6 +23,9 @@
 //! Comparing the tables page by page needs no notes, but one changed entry in each page of 64 makes it look at
 //! everything. Notes cost four bytes and a store for a write that copies a record anyway.
 //!
+//! Notes are let go of when the last snapshot that could need them is found to be gone, at the next note. Until then they
+//! take a byte for each entry of the store, at most, and so do those of earlier epochs together.
+//!
 //! Ids noted once only would need a mark for each entry, and a pass to clear the marks.
 //!
 //! # Invariants
@@ -30,7 +33,7 @@
 //! 1. The parts are those of consecutive epochs, in order, up to that of the snapshot taken last.
 //! 2. A part, and `notes` unless they are `lost`, names every entry that got or lost a record in its epoch while a
 //!    snapshot was alive all along.
-//! 3. `notes` hold at most `limit` ids, and so do all parts together.
+//! 3. `parts_bytes` is what the parts take; `notes` hold at most `limit` ids, and so do all parts together.
 
 use std::mem;
 use std::sync::Arc;
@@ -46,6 +49,8 @@ pub(super) struct Journal {
     lost: bool,
     limit: usize,
     parts: Vec<Arc<Part>>,
+    /// What the parts take.
+    parts_bytes: usize,
 }
 
 /// The ids of entries that the writer touched in one epoch.
@@ -115,6 +120,7 @@ impl Journal {
     fn forget(&mut self) {
         self.notes = Notes::default();
         self.parts = Vec::new();
+        self.parts_bytes = 0;
     }
 
     /// Ends `epoch` with a snapshot of so many entries, before that snapshot is alive. Returns the parts for it to keep.
@@ -138,14 +144,14 @@ impl Journal {
                 self.parts.clear();
             }
         }
+        self.parts_bytes = self.parts.iter().map(|part| part.notes.allocated_bytes()).sum();
         self.limit = limit;
         self.parts.iter().cloned().collect()
     }
 
-    /// The bytes of all notes. O(parts).
+    /// The bytes of all notes. O(1).
     pub(super) fn allocated_bytes(&self) -> usize {
-        let parts: usize = self.parts.iter().map(|part| part.notes.allocated_bytes()).sum();
-        self.notes.allocated_bytes() + parts
+        self.notes.allocated_bytes() + self.parts_bytes
     }
 }
 

@@ -149,7 +149,9 @@ fn run(store: &mut dyn StateStore, ops: &[Op]) -> Vec<(StateSnapshot, Model)> {
             Op::Modify(i) => {
                 let change = |value: &mut [u8]| value.iter_mut().for_each(|byte| *byte ^= 1);
                 store.modify(&key(*i), &mut { change }).unwrap();
-                model.get_mut(&key(*i)).map(|value| change(value));
+                if let Some(value) = model.get_mut(&key(*i)) {
+                    change(value);
+                }
             }
             Op::Delete(i) => {
                 store.delete(&key(*i)).unwrap();

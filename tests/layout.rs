@@ -185,12 +185,12 @@ fn seal_trailer(image: &mut [u8]) {
 
 /// Opens a forged image the way a forger would get it past the fingerprint: the error says what it should be.
 pub(crate) fn open_forged(image: &mut [u8]) -> Result<StateSnapshot, StateError> {
-    open_forged_by(image, |image| StateSnapshot::from_bytes(image))
+    open_forged_by(image, StateSnapshot::from_bytes)
 }
 
 /// As [`open_forged`], for a delta.
 pub(crate) fn open_forged_delta(image: &mut [u8]) -> Result<StateDelta, StateError> {
-    open_forged_by(image, |image| StateDelta::from_bytes(image))
+    open_forged_by(image, StateDelta::from_bytes)
 }
 
 fn open_forged_by<T>(image: &mut [u8], open: impl Fn(Vec<u8>) -> Result<T, StateError>) -> Result<T, StateError> {

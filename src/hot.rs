@@ -104,6 +104,9 @@ fn prefetch<T>(address: *const T) {
 /// (which holds separators of keys as long as those need to be); values are never copied for it, but written anew. What a
 /// snapshot alone sees is given back by whoever drops its last clone.
 ///
+/// While snapshots live, the store notes which entries get another record, in at most two bytes for each entry, so that
+/// [`delta_since`](StateSnapshot::delta_since) the last snapshot costs what changed.
+///
 /// Values of up to 512 bytes lie in the store's memory, and [`get`](StateStore::get) copies them; longer ones are handles
 /// of their own, which `get` clones and [`put_bytes`](StateStore::put_bytes) takes without a copy.
 ///

@@ -163,8 +163,8 @@ pub(super) fn noted_since(parts: &[Arc<Part>], since: Epoch) -> Option<Vec<u32>>
     let len: usize = blocks().map(Vec::len).sum();
     let end = blocks().flatten().max().map_or(0, |&last| last as usize + 1);
 
-    // A bit for each id takes as long to look through as two thousand ids to sort, for each hundred thousand.
-    if len < end / 64 {
+    // To look through a bit for each id that there can be takes as long as to sort one id in some hundreds of them.
+    if len < end / 256 {
         let mut ids: Vec<u32> = blocks().flatten().copied().collect();
         ids.sort_unstable();
         ids.dedup();

@@ -340,6 +340,31 @@ fn in_a_large_store_every_route_gives_the_same() {
 }
 
 #[test]
+fn entries_that_are_moved_and_then_changed_in_place_are_found() {
+    let mut store = HotStore::new();
+    let is_long = |i: u32| i % 13 < 6;
+    let value = |i: u32, byte: u8| vec![byte; if is_long(i) { 400 } else { 8 }];
+    for i in 0..1300_u32 {
+        store.put(&i.to_be_bytes(), &value(i, 1)).unwrap();
+    }
+    let earlier = store.snapshot();
+    // The long ones leave mostly dead chunks behind, out of which the short ones are moved.
+    for byte in 2..6 {
+        for i in (0..1300).filter(|&i| is_long(i)) {
+            store.put(&i.to_be_bytes(), &value(i, byte)).unwrap();
+        }
+    }
+    for i in (0..1300).filter(|&i| !is_long(i)) {
+        store.modify(&i.to_be_bytes(), &mut |value| value.fill(2)).unwrap();
+    }
+    // Fewer notes than there may be, or they would not be looked at.
+    assert!(store.stats().journal_bytes > 5000, "{:?}", store.stats());
+    let later = store.snapshot();
+    assert_eq!(later.diff(&earlier).count(), 1300);
+    assert_eq!(later.delta_since(&earlier), later.delta_since(&snapshot_of(&model_of(&earlier))));
+}
+
+#[test]
 fn nothing_is_noted_without_snapshots() {
     let mut store = HotStore::new();
     put_all(&mut store, 0..5000, 1);

@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::io;
 
+use crate::Fingerprint;
+
 /// The error of every fallible operation of this crate.
 ///
 /// An operation that returns an error has changed nothing, unless its own documentation says otherwise.
@@ -188,6 +190,45 @@ pub enum StateError {
     Cancelled {
         /// How many bytes had been read or written. Those written are not a complete image.
         bytes: u64,
+    },
+
+    /// The image is sound, but holds something else than what was asked for.
+    #[error(
+        "the image holds a {found}, expected a {expected}; open it as a `StateSnapshot`, a `StateDelta` or a \
+         `GroupedImage`, whichever it is"
+    )]
+    UnexpectedKind {
+        /// What the image holds.
+        found: &'static str,
+        /// What was asked for.
+        expected: &'static str,
+    },
+
+    /// A delta was to be applied to other contents than those it was taken against, or merged with a delta that it does
+    /// not follow.
+    #[error(
+        "the contents have fingerprint {found}, the delta was taken against contents with fingerprint {expected}; apply \
+         and merge the deltas of a chain in order, none left out, beginning at the snapshot the first was taken against"
+    )]
+    WrongBase {
+        /// The fingerprint of the contents at hand, or of those that the delta before leads to.
+        found: Fingerprint,
+        /// The fingerprint of the contents that the delta was taken against.
+        expected: Fingerprint,
+    },
+
+    /// A delta is not what its own fingerprints say, although its base is the right one.
+    #[error(
+        "the delta does not fit the contents that it says it was taken against: {problem} (at the key `{key}`, bytes: \
+         {key_len}); whoever wrote it did not follow the format, use another copy or a full image"
+    )]
+    InconsistentDelta {
+        /// What does not fit.
+        problem: &'static str,
+        /// The start of the key where that shows, as text with escapes.
+        key: String,
+        /// Length of that key in bytes.
+        key_len: usize,
     },
 
     /// Reading or writing outside of memory failed. What was written so far is not a complete image.

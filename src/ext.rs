@@ -19,7 +19,7 @@ use rkyv::{Archive, Deserialize, Portable, Serialize};
 
 use crate::error::shown;
 use crate::store::{BEYOND_EVERY_KEY, Entries, prefix_end, scan_bounds};
-use crate::{StateError, StateSnapshot, StateStore};
+use crate::{StateDelta, StateError, StateSnapshot, StateStore};
 
 /// The alignment of rkyv's own buffers, and so the largest that an archived type can count on.
 const ALIGNMENT: usize = AlignedVec::<16>::ALIGNMENT;
@@ -313,6 +313,47 @@ pub trait StateStoreExt: StateStore {
     fn delete_prefix(&mut self, prefix: &[u8]) -> Result<usize, StateError> {
         let end = prefix_end(prefix);
         self.delete_range(prefix..end.as_deref().unwrap_or(&BEYOND_EVERY_KEY))
+    }
+
+    /// Changes the store as `delta` says, which was taken against what the store holds now.
+    ///
+    /// Costs a [`snapshot`](StateStore::snapshot), its fingerprint in O(n), and what
+    /// [`StateSnapshot::apply`](crate::StateSnapshot::apply) costs, before anything is changed; then a write for each change. To recover from a chain
+    /// of deltas, apply it to the opened image, which knows its fingerprint, and
+    /// [`restore`](StateStore::restore) the result: that passes over all entries once.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::WrongBase`] and [`StateError::InconsistentDelta`], and those of writes. Whichever it is, nothing has
+    /// changed: where a write fails, what was there is restored, in O(n).
+    ///
+    /// ```
+    /// use opstate::{HotStore, StateError, StateStore, StateStoreExt};
+    ///
+    /// # fn main() -> Result<(), StateError> {
+    /// let (mut primary, mut standby) = (HotStore::new(), HotStore::new());
+    /// let empty = primary.snapshot();
+    /// primary.put(b"key", b"1")?;
+    /// let delta = primary.snapshot().delta_since(&empty);
+    ///
+    /// standby.apply(&delta)?;
+    /// assert_eq!(standby.get(b"key").as_deref(), Some(&b"1"[..]));
+    /// assert!(matches!(standby.apply(&delta), Err(StateError::WrongBase { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    fn apply(&mut self, delta: &StateDelta) -> Result<(), StateError> {
+        let before = self.snapshot();
+        before.apply(delta)?;
+        // What goes makes room for what comes.
+        let deletes = delta.iter().filter(|(_, new)| new.is_none());
+        let puts = delta.iter().filter_map(|(key, new)| Some((key, new?)));
+        let mut written = deletes.map(|(key, _)| key).try_for_each(|key| self.delete(&key));
+        written = written.and_then(|()| puts.into_iter().try_for_each(|(key, value)| self.put_bytes(&key, value)));
+        if written.is_err() {
+            self.restore(before);
+        }
+        written
     }
 
     /// Iterates over the entries whose keys are within `range`, in order, for any kind of range.

@@ -14,10 +14,22 @@ pub(crate) enum Part<'a> {
     Borrowed(&'a [u8]),
     /// To be shared.
     Shared(Bytes),
+    /// To be shared by whoever wants a handle.
+    Lent(&'a Bytes),
+}
+
+impl Part<'_> {
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Shared(handle) => handle,
+            Self::Lent(handle) => handle,
+        }
+    }
 }
 
 /// Up to `N` parts, to be handed out in the order in which they were pushed.
-struct Run<const N: usize> {
+pub(crate) struct Run<const N: usize> {
     /// Copies of the parts that are pushed.
     gathering: Vec<u8>,
     /// Those of the parts that are handed out, and how much of them was.
@@ -34,7 +46,7 @@ struct Run<const N: usize> {
 const SHARED: u32 = u32::MAX;
 
 impl<const N: usize> Run<N> {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             gathering: Vec::new(),
             gathered: Bytes::new(),
@@ -47,35 +59,38 @@ impl<const N: usize> Run<N> {
     }
 
     /// Begins a new run, which is expected to be so many times as large as the last one.
-    fn begin(&mut self, growth: usize) {
+    pub(crate) fn begin(&mut self, growth: usize) {
         debug_assert!(self.next == self.len, "a run is handed out before the next one");
         // A little more, because runs vary, and a vector that is full would be shared at the second handle only.
         self.gathering.reserve(self.gathered.len() * growth * 9 / 8 + 32);
         (self.next, self.len, self.start) = (0, 0, 0);
     }
 
-    fn push(&mut self, part: Part<'_>) {
+    pub(crate) fn push(&mut self, part: Part<'_>) {
         self.lens[self.len] = match part {
             Part::Borrowed(bytes) => {
                 self.gathering.extend_from_slice(bytes);
                 bytes.len() as u32
             }
-            Part::Shared(handle) => {
-                self.shared.push_back(handle);
-                SHARED
-            }
+            Part::Shared(handle) => self.share(handle),
+            Part::Lent(handle) => self.share(handle.clone()),
         };
         self.len += 1;
     }
 
+    fn share(&mut self, handle: Bytes) -> u32 {
+        self.shared.push_back(handle);
+        SHARED
+    }
+
     /// Ends the run. From here on its parts can be had.
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.gathered = mem::take(&mut self.gathering).into();
     }
 
     /// The next part, if one is left.
     #[inline]
-    fn next(&mut self) -> Option<Bytes> {
+    pub(crate) fn next(&mut self) -> Option<Bytes> {
         if self.next == self.len {
             return None;
         }
@@ -91,7 +106,7 @@ impl<const N: usize> Run<N> {
 }
 
 /// The longest run of a scan, in entries. A handle that is kept keeps the copied parts of its run.
-const LONGEST_RUN: usize = 64;
+pub(crate) const LONGEST_RUN: usize = 64;
 
 /// An iterator of handles over an iterator of entries.
 pub(crate) struct Handles<I> {

@@ -23,15 +23,19 @@
 //! 1. Every entry has one id, one live record, one slot in the hash index and one place in the sorted index. The table
 //!    gives its record's location, and so does the hash index under the hash of its key; the record holds the id.
 //! 2. `size_bytes` is the sum of the lengths of all keys and values, `large_bytes` that of the large values.
+//! 3. Whatever gives an entry a record, moves that or removes it, notes it in the journal.
 
 mod arena;
+mod compare;
 mod entry_table;
 mod frozen;
 mod hash_index;
+mod journal;
 mod scan;
 mod sorted;
 mod versions;
 
+use std::cell::RefCell;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::mem;
 use std::ops::{Bound, ControlFlow, Range};
@@ -45,6 +49,7 @@ use crate::store::{KeyBounds, half_open};
 use crate::{StateError, StateSnapshot, StateStore, check_entry_len};
 use arena::{Arena, ChunkSizes, Location, NewValue, Record};
 use frozen::{Frozen, FrozenEntries, parts};
+use journal::Journal;
 use scan::{Records, Scan};
 use versions::{Node, Versions};
 
@@ -64,6 +69,7 @@ mod sizes {
     pub(super) const INNER: usize = if cfg!(test) { 3 } else { 64 };
     pub(super) const FIRST_CHUNK: usize = if cfg!(test) { 64 } else { 4 << 10 };
     pub(super) const LARGEST_CHUNK: usize = if cfg!(test) { 512 } else { super::ChunkSizes::MOST };
+    pub(super) const JOURNAL: usize = if cfg!(test) { 4 } else { 1 << 10 };
 }
 type HashIndex = hash_index::HashIndex<{ sizes::BUCKETS }>;
 type EntryTable = entry_table::EntryTable<{ sizes::PAGE }, { sizes::BRANCH }>;
@@ -100,13 +106,17 @@ fn prefetch<T>(address: *const T) {
 /// (which holds separators of keys as long as those need to be); values are never copied for it, but written anew. What a
 /// snapshot alone sees is given back by whoever drops its last clone.
 ///
+/// While snapshots live, the store notes which entries get another record, in at most two bytes for each entry, so that
+/// [`delta_since`](StateSnapshot::delta_since) the last snapshot costs what changed.
+///
 /// Values of up to 512 bytes lie in the store's memory, and [`get`](StateStore::get) copies them; longer ones are handles
 /// of their own, which `get` clones and [`put_bytes`](StateStore::put_bytes) takes without a copy.
 ///
 /// Memory is that of the entries and about 47 bytes for each. What deleted and replaced values leave behind is recovered a
 /// few records at a write, so that it stays below half of what is live, and some KiB.
 ///
-/// [`clear`](StateStore::clear), [`restore`](StateStore::restore) and dropping the store are O(n).
+/// [`clear`](StateStore::clear), [`restore`](StateStore::restore) and dropping the store are O(n). What was in the store is
+/// freed when what is restored is complete.
 ///
 /// Keys are hashed with random keys of each store's own, so that nobody can choose keys that collide. Nothing that leaves
 /// the store depends on them.
@@ -128,6 +138,8 @@ pub struct HotStore {
     sorted: SortedIndex,
     records: Live,
     versions: Versions,
+    /// A cell, because a snapshot is taken through a shared reference.
+    journal: RefCell<Journal>,
     size_bytes: usize,
     large_bytes: usize,
     budget: usize,
@@ -186,6 +198,7 @@ impl HotStoreBuilder {
             sorted: SortedIndex::new(),
             records: Live { table: EntryTable::new(), arena: Arena::new(sizes) },
             versions: Versions::new(),
+            journal: RefCell::default(),
             size_bytes: 0,
             large_bytes: 0,
             budget,
@@ -211,6 +224,8 @@ pub struct HotStats {
     pub chunks: usize,
     /// The chunks, filled or not.
     pub chunk_bytes: usize,
+    /// The notes of which entries changed since the snapshots that are alive.
+    pub journal_bytes: usize,
     /// What only snapshots see.
     pub pinned_bytes: usize,
     /// The number of live snapshots, clones not counted.
@@ -220,7 +235,7 @@ pub struct HotStats {
 impl HotStats {
     /// Returns all memory that the store takes.
     pub fn total_bytes(&self) -> usize {
-        self.chunk_bytes + self.large_value_bytes + self.index_bytes + self.pinned_bytes
+        self.chunk_bytes + self.large_value_bytes + self.index_bytes + self.journal_bytes + self.pinned_bytes
     }
 }
 
@@ -286,6 +301,7 @@ impl HotStore {
             index_bytes: self.index.allocated_bytes() + table.allocated_bytes() + self.sorted.allocated_bytes(),
             chunks: arena.chunks(),
             chunk_bytes: arena.allocated_bytes(),
+            journal_bytes: self.journal.borrow().allocated_bytes(),
             pinned_bytes: self.versions.pinned_bytes(),
             snapshots: self.versions.live(),
         }
@@ -372,6 +388,7 @@ impl HotStore {
             },
             NewValue::Small(_) => {}
         }
+        self.journal.get_mut().note(&self.versions, id);
         let moved = arena.append(&self.versions, id, key, new);
         table.set(&self.versions, id, moved);
         self.index.replace(hash, location, moved);
@@ -380,6 +397,7 @@ impl HotStore {
 
     fn insert(&mut self, hash: u64, key: &[u8], value: &[u8], handle: Option<Bytes>) {
         let id = self.records.table.insert(&self.versions, 0).expect("there are fewer than 2^32 entries");
+        self.journal.get_mut().note(&self.versions, id);
         let location = self.append(id, key, value, handle);
         self.records.table.set(&self.versions, id, location);
         self.add_to_index((hash, location));
@@ -400,9 +418,10 @@ impl HotStore {
     }
 
     fn remove(&mut self, hash: u64, location: Location, key: &[u8]) {
-        let Self { index, sorted, records, versions, .. } = self;
+        let Self { index, sorted, records, versions, journal, .. } = self;
         let record = records.arena.record(location);
         let (id, value_len) = (record.id(), record.value_len());
+        journal.get_mut().note(versions, id);
         sorted.remove(versions, records, key, id);
         index.remove(hash, location);
         records.table.remove(versions, id);
@@ -416,11 +435,12 @@ impl HotStore {
         if !self.records.arena.wants_emptying() {
             return;
         }
-        let Self { hasher, index, records: Live { table, arena }, versions, .. } = self;
+        let Self { hasher, index, records: Live { table, arena }, versions, journal, .. } = self;
         let mut budget = 256 + 4 * written;
         while let Some((location, len)) = arena.next_to_empty(versions) {
             let id = arena.record(location).id();
             if table.is_at(id, location) {
+                journal.get_mut().note(versions, id);
                 let moved = arena.relocate(versions, location);
                 table.set(versions, id, moved);
                 index.replace(hash_key(hasher, arena.record(moved).key()), location, moved);
@@ -443,6 +463,30 @@ impl HotStore {
             self.remove(hash, location, &key);
             self.compact(key.len());
         }
+    }
+
+    /// Adds all entries of `snapshot`, to a store that has none.
+    fn fill(&mut self, snapshot: &StateSnapshot) {
+        let mut count = 0;
+        // An entry is added to the hash index some entries later, when its bucket has come.
+        let mut pending = [(0, 0); BATCH];
+        snapshot.visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
+            let hash = self.hash(key);
+            self.index.prefetch(hash);
+            // An empty table gives out ids in order.
+            let location = self.append(count, key, value, None);
+            let id = self.records.table.insert(&self.versions, location);
+            assert_eq!(id, Some(count), "there are fewer than 2^32 entries");
+            let slot = &mut pending[count as usize % BATCH];
+            let before = mem::replace(slot, (hash, location));
+            if count as usize >= BATCH {
+                self.add_to_index(before);
+            }
+            count += 1;
+            ControlFlow::Continue(())
+        });
+        pending.into_iter().take(count as usize).for_each(|entry| self.add_to_index(entry));
+        self.sorted = SortedIndex::bulk(&self.versions, &self.records, 0..count);
     }
 
     fn range<'a>(&'a self, range: KeyBounds<'a>) -> Scan<'a, Live> {
@@ -505,6 +549,7 @@ impl StateStore for HotStore {
     }
 
     fn snapshot(&self) -> StateSnapshot {
+        let journal = self.journal.borrow_mut().freeze(&self.versions, self.versions.now(), self.len());
         let claim = self.versions.freeze();
         StateSnapshot::of(Arc::new(Frozen {
             size_bytes: self.size_bytes,
@@ -513,36 +558,25 @@ impl StateStore for HotStore {
                 arena: self.records.arena.freeze(claim.epoch()),
             },
             sorted: self.sorted.freeze(),
-            _claim: claim,
+            journal,
+            claim,
         }))
     }
 
     fn restore(&mut self, snapshot: StateSnapshot) {
-        self.clear();
-        self.index = HashIndex::with_capacity(snapshot.len());
-        let mut count = 0;
-        // An entry is added to the hash index some entries later, when its bucket has come.
-        let mut pending = [(0, 0); BATCH];
-        snapshot.visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
-            let hash = self.hash(key);
-            self.index.prefetch(hash);
-            // An empty table gives out ids in order.
-            let location = self.append(count, key, value, None);
-            let id = self.records.table.insert(&self.versions, location);
-            assert_eq!(id, Some(count), "there are fewer than 2^32 entries");
-            let slot = &mut pending[count as usize % BATCH];
-            let before = mem::replace(slot, (hash, location));
-            if count as usize >= BATCH {
-                self.add_to_index(before);
-            }
-            count += 1;
-            ControlFlow::Continue(())
-        });
-        pending.into_iter().take(count as usize).for_each(|entry| self.add_to_index(entry));
-        self.sorted = SortedIndex::bulk(&self.versions, &self.records, 0..count);
+        // Beside what there is, because a snapshot that is verified as it is read may panic.
+        let mut restored =
+            HotStoreBuilder { sizes: self.records.arena.sizes(), capacity: snapshot.len(), budget: self.budget }
+                .build();
+        restored.versions = self.versions.fork();
+        restored.fill(&snapshot);
+        self.journal.get_mut().lose();
+        mem::swap(&mut self.journal, &mut restored.journal);
+        *self = restored;
     }
 
     fn clear(&mut self) {
+        self.journal.get_mut().lose();
         let Self { index, sorted, records: Live { table, arena }, versions, size_bytes, large_bytes, .. } = self;
         index.clear();
         sorted.clear(versions);

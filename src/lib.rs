@@ -23,6 +23,7 @@
 //! | snapshots, images, fingerprints | [`StateSnapshot`], [`ImageOptions`], [`Fingerprint`] |
 //! | images larger than memory, or opened in microseconds | [`StateSnapshot::from_reader`], [`StateSnapshot::from_bytes_lazily`], `StateSnapshot::open` (the feature `mmap`) |
 //! | images as streams: progress, cancelling, threads | [`StateSnapshot::write_with_progress`], [`StateSnapshot::read_from`], [`ImageOptions::threads`] |
+//! | what changed between two snapshots, as bytes or one by one | [`StateDelta`], [`StateSnapshot::diff`] |
 //! | snapshots inside of your own archived struct | [`ArchivedStateSnapshot`] |
 //! | state that moves between workers | [`KeyGroups`], [`StateSnapshot::split`], [`StateSnapshot::merge`], [`GroupedImage`] |
 //! | what can go wrong | [`StateError`] |
@@ -96,8 +97,8 @@ pub use hot::{HotStats, HotStore, HotStoreBuilder};
 pub use key_group::KeyGroups;
 pub use memory::InMemoryStore;
 pub use snapshot::{
-    ArchivedStateSnapshot, Fingerprint, GroupedImage, ImageOptions, Progress, StateSnapshot, StateSnapshotResolver,
-    TryEntries,
+    ArchivedStateSnapshot, Changes, Differences, Fingerprint, GroupedImage, ImageOptions, Progress, StateDelta,
+    StateSnapshot, StateSnapshotResolver, TryEntries,
 };
 pub use store::{Entries, KeyBounds, MAX_KEY_LEN, MAX_VALUE_LEN, StateStore, check_entry_len};
 

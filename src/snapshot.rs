@@ -9,9 +9,12 @@
 //!                                                                                  │
 //!                           Arc<map of an InMemoryStore>  or  SortedEntries  or  Image ──> Bytes
 //!                                       or  LazyImage ──> Bytes, a mapped file or a reader  or  Merged ──> sources
+//!                                       or  Overlay ──> another of these, and changes beside it
 //! ```
 
 mod archived;
+mod comparison;
+mod delta;
 mod fingerprint;
 mod format;
 mod grouped;
@@ -20,6 +23,7 @@ mod lazy;
 #[cfg(feature = "mmap")]
 mod map;
 mod merge;
+mod overlay;
 mod pool;
 mod progress;
 mod segment;
@@ -42,6 +46,9 @@ use rkyv::rancor::BoxedError;
 use rkyv::{Archive, Deserialize};
 
 pub use archived::{ArchivedStateSnapshot, StateSnapshotResolver};
+pub use comparison::Differences;
+pub(crate) use comparison::{Compared, Comparison, Counts};
+pub use delta::{Changes, StateDelta};
 pub use fingerprint::Fingerprint;
 pub use grouped::GroupedImage;
 pub use progress::Progress;
@@ -50,7 +57,8 @@ pub use write::ImageOptions;
 use crate::StateError;
 use crate::ext::decode;
 use crate::store::{Entries, KeyBounds, half_open};
-use format::{Header, KIND_GROUPED};
+use comparison::{Handed, Join, Joined};
+use format::{Header, Kind};
 use image::Image;
 use lazy::expect_sound;
 use sorted::SortedEntries;
@@ -103,6 +111,12 @@ pub(crate) trait Source: Send + Sync + 'static {
     /// Verifies whatever has not been verified yet; returns the fingerprint if that told it.
     fn verify(&self) -> Result<Option<Fingerprint>, StateError> {
         Ok(None)
+    }
+
+    /// What differs between `earlier` and this, if the two share enough to tell without walking over both.
+    fn compare(self: Arc<Self>, earlier: &Arc<dyn Source>) -> Option<Arc<dyn Comparison>> {
+        let _ = earlier;
+        None
     }
 
     /// The source as what it is, for a store that can take its own kind back without copying.
@@ -215,7 +229,7 @@ impl StateSnapshot {
     /// [`StateError::ChecksumMismatch`] and [`StateError::Malformed`]; [`StateError::ConflictingKeys`] for key groups.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, StateError> {
         let bytes = bytes.into();
-        if Header::read(&bytes)?.kind == KIND_GROUPED {
+        if Header::read(&bytes)?.kind == Kind::Grouped {
             return GroupedImage::from_bytes(bytes)?.read_whole();
         }
         let (image, timestamp_ns, fingerprint) = Image::open(bytes)?;
@@ -293,7 +307,8 @@ impl StateSnapshot {
         Self { shared: Arc::new(Shared { timestamp_ns, fingerprint, source }) }
     }
 
-    /// Returns the fingerprint of the contents. O(n) the first time, then O(1); O(1) on an image that has been verified.
+    /// Returns the fingerprint of the contents. O(n) the first time, then O(1); O(1) on an image that has been verified, on
+    /// what a delta was applied to, and once it was written or a delta led to or from it whose other end was known.
     pub fn fingerprint(&self) -> Fingerprint {
         *self.shared.fingerprint.get_or_init(|| {
             let mut fingerprint = Fingerprint::EMPTY;
@@ -303,6 +318,105 @@ impl StateSnapshot {
             });
             fingerprint
         })
+    }
+
+    /// Returns what changed since `earlier`: applied to that, the delta gives this.
+    ///
+    /// For two snapshots of one [`HotStore`](crate::HotStore), the earlier one of which was alive when the later one was
+    /// taken, it costs what the store wrote in between, as long as that was less than a quarter of its entries; for
+    /// others of one `HotStore`, what it wrote and O(n / 64). Anything else is O(n). Either way the result is the same.
+    ///
+    /// The delta shares both snapshots and keeps them alive. "Earlier" is what `self` is compared with: a snapshot taken
+    /// later is as good, and its delta leads back.
+    ///
+    /// ```
+    /// use opstate::{HotStore, StateStore};
+    ///
+    /// # fn main() -> Result<(), opstate::StateError> {
+    /// let mut store = HotStore::new();
+    /// store.put(b"a", b"1")?;
+    /// store.put(b"b", b"1")?;
+    /// let earlier = store.snapshot();
+    /// store.delete(b"a")?;
+    /// store.put(b"b", b"2")?;
+    /// let later = store.snapshot();
+    ///
+    /// let delta = later.delta_since(&earlier);
+    /// assert_eq!((delta.len(), delta.deletes(), delta.puts()), (2, 1, 1));
+    /// assert_eq!(earlier.apply(&delta)?, later);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn delta_since(&self, earlier: &Self) -> StateDelta {
+        let comparison = self.compare(earlier).unwrap_or_else(|| {
+            let differences = Join::new(&**earlier.source(), &**self.source());
+            Arc::new(Joined::new(differences))
+        });
+        StateDelta::between(earlier, self, comparison)
+    }
+
+    /// Iterates over what differs from `earlier`, in the order of keys: each key with its old and its new value, `None`
+    /// where there is no entry.
+    ///
+    /// Costs as much as [`delta_since`](Self::delta_since). Snapshots that share nothing are walked as the iterator goes.
+    ///
+    /// ```
+    /// use opstate::StateSnapshot;
+    ///
+    /// let earlier = StateSnapshot::from_iter([("a", "1"), ("b", "1"), ("c", "1")]);
+    /// let later = StateSnapshot::from_iter([("b", "2"), ("c", "1"), ("d", "1")]);
+    /// let differences: Vec<_> = later.diff(&earlier).collect();
+    /// assert_eq!(differences, [
+    ///     ("a".into(), Some("1".into()), None),
+    ///     ("b".into(), Some("1".into()), Some("2".into())),
+    ///     ("d".into(), None, Some("1".into())),
+    /// ]);
+    /// ```
+    #[must_use]
+    pub fn diff<'a>(&'a self, earlier: &'a Self) -> Differences<'a> {
+        match self.compare(earlier) {
+            Some(comparison) => Box::new(Handed::new(comparison, true).map(|(key, _, old, new)| (key, old, new))),
+            None => Box::new(Join::new(&**earlier.source(), &**self.source())),
+        }
+    }
+
+    /// What differs from `earlier`, if that can be told without walking over both.
+    fn compare(&self, earlier: &Self) -> Option<Arc<dyn Comparison>> {
+        if Arc::ptr_eq(self.source(), earlier.source()) {
+            return Some(Arc::new(Joined::new(std::iter::empty())));
+        }
+        Arc::clone(self.source()).compare(earlier.source())
+    }
+
+    /// Returns these contents with the changes of `delta`, which was taken against them, and with its time.
+    ///
+    /// The snapshot answers from this one and the delta as they are: nothing is copied but handles. Costs a lookup for
+    /// each change, or O(n) where that is less, and this snapshot's [`fingerprint`](Self::fingerprint), which images
+    /// know. Of a chain of k deltas, a read looks into O(log k) parts; an image of the result, or a store restored
+    /// from it, is whole again.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::WrongBase`], and [`StateError::InconsistentDelta`] for a delta that someone forged.
+    ///
+    /// ```
+    /// use opstate::{StateError, StateSnapshot};
+    ///
+    /// # fn main() -> Result<(), StateError> {
+    /// let monday = StateSnapshot::from_iter([("a", "1"), ("b", "1")]);
+    /// let tuesday = StateSnapshot::from_iter([("a", "2"), ("b", "1")]);
+    /// let wednesday = StateSnapshot::from_iter([("a", "2")]);
+    /// let (first, second) = (tuesday.delta_since(&monday), wednesday.delta_since(&tuesday));
+    ///
+    /// assert_eq!(monday.apply(&first)?.apply(&second)?, wednesday);
+    /// let error = monday.apply(&second).unwrap_err();
+    /// assert!(matches!(error, StateError::WrongBase { found, .. } if found == monday.fingerprint()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn apply(&self, delta: &StateDelta) -> Result<Self, StateError> {
+        delta::apply(self, delta)
     }
 
     /// Returns the value of `key`. O(log n).

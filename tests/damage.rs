@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use opstate::{ImageOptions, KeyGroups, StateError, StateSnapshot};
+use opstate::{ImageOptions, KeyGroups, StateDelta, StateError, StateSnapshot};
 use proptest::prelude::*;
 
 use crate::cases;
@@ -81,6 +81,41 @@ fn every_truncation_and_every_flipped_bit_is_an_error() {
         }
     }
     assert!(damaged > 50_000, "{damaged}");
+}
+
+/// Deltas of several sizes and shapes, and their images.
+fn delta_samples() -> Vec<(StateDelta, Vec<u8>)> {
+    let sample = |count: u32, value_len: usize, segment_bytes: usize| {
+        let entries = |from: u32, byte: u32| {
+            let entries = (from..from + count).map(move |i| (i, vec![(i % 3 * byte) as u8; value_len]));
+            StateSnapshot::from_iter(entries.map(|(i, value)| (format!("key/{i:05}").into_bytes(), value)))
+        };
+        let delta = entries(count / 3, 7).delta_since(&entries(0, 1));
+        let mut image = Vec::new();
+        delta.write_with(ImageOptions::new().segment_bytes(segment_bytes), &mut image).unwrap();
+        (delta, image)
+    };
+    vec![sample(0, 0, 64), sample(9, 5, 1 << 16), sample(6, 100, 64), sample(40, 7, 100)]
+}
+
+#[test]
+fn every_truncation_and_every_flipped_bit_of_a_delta_is_an_error() {
+    let mut damaged = 0;
+    for (delta, image) in delta_samples() {
+        assert_eq!(StateDelta::from_bytes(image.clone()).unwrap(), delta);
+        for len in 0..image.len() {
+            assert!(StateDelta::from_bytes(image[..len].to_vec()).is_err(), "a truncation goes unnoticed");
+            damaged += 1;
+        }
+        for bit in 0..image.len() * 8 {
+            let mut flipped = image.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(StateDelta::from_bytes(flipped.clone()).is_err(), "flipped bit {bit} goes unnoticed");
+            assert!(StateSnapshot::from_bytes(flipped).is_err(), "flipped bit {bit} makes a snapshot of a delta");
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 30_000, "{damaged}");
 }
 
 #[test]
@@ -172,6 +207,23 @@ fn apply(damage: Damage, image: &mut Vec<u8>, samples: &[(StateSnapshot, Vec<u8>
 
 proptest! {
     #![proptest_config(cases(15_000))]
+
+    #[test]
+    fn other_damage_to_a_delta_is_an_error_or_no_damage(
+        which in 0_usize..4,
+        damages in proptest::collection::vec(any_damage(), 1..3),
+    ) {
+        static SAMPLES: LazyLock<Vec<(StateDelta, Vec<u8>)>> = LazyLock::new(delta_samples);
+        // The tail of an image of a snapshot is no end of a delta either.
+        static OTHERS: LazyLock<Vec<(StateSnapshot, Vec<u8>)>> = LazyLock::new(samples);
+        let mut damaged = SAMPLES[which].1.clone();
+        for damage in damages {
+            apply(damage, &mut damaged, &OTHERS);
+        }
+        if SAMPLES.iter().all(|(_, whole)| *whole != damaged) {
+            prop_assert!(StateDelta::from_bytes(damaged).is_err());
+        }
+    }
 
     #[test]
     fn other_damage_is_an_error_or_no_damage(

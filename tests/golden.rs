@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use opstate::{ImageOptions, InMemoryStore, KeyGroups, StateSnapshot, StateStore};
+use opstate::{ImageOptions, InMemoryStore, KeyGroups, StateDelta, StateSnapshot, StateStore};
 
 struct Golden {
     name: &'static str,
@@ -107,10 +107,46 @@ fn golden_images_stay_readable_and_canonical() {
     }
 }
 
+/// From the contents of `v1-segments.image` to others, over several segments, one of which is a blob.
+fn golden_delta() -> (StateSnapshot, StateSnapshot, Vec<u8>) {
+    let base = golden().into_iter().find(|golden| golden.name == "v1-segments.image").unwrap();
+    let snapshot = |entries: Vec<(Vec<u8>, Vec<u8>)>| StateSnapshot::from_sorted(entries).unwrap();
+    let mut entries = base.entries.clone();
+    entries.retain(|(key, _)| key[6] != b'4');
+    for (i, (key, value)) in entries.iter_mut().enumerate() {
+        match i % 5 {
+            0 => value.push(i as u8),
+            1 if i > 40 => value.resize(400, 7),
+            2 => key.push(b'+'),
+            _ => {}
+        }
+    }
+    let (old, new) = (snapshot(base.entries), snapshot(entries).with_timestamp_ns(TIMESTAMP_NS + 1));
+    let mut delta = Vec::new();
+    new.delta_since(&old).write_with(ImageOptions::new().segment_bytes(256), &mut delta).unwrap();
+    (old, new, delta)
+}
+
+#[test]
+fn a_golden_delta_stays_readable_and_canonical() {
+    let file = fs::read(path("v1.delta")).unwrap();
+    let (old, new, written) = golden_delta();
+    let delta = StateDelta::from_bytes(file.clone()).unwrap();
+    assert_eq!((delta.inserts(), delta.updates(), delta.deletes()), (11, 14, 17));
+    assert_eq!(delta.timestamp_ns(), TIMESTAMP_NS + 1);
+    assert_eq!(delta.base_fingerprint().to_string(), "581967a48ccdf81cf2655fd18034f5b0");
+    let base = StateSnapshot::from_bytes(fs::read(path("v1-segments.image")).unwrap()).unwrap();
+    assert_eq!(base, old);
+    let applied = base.apply(&delta).unwrap();
+    assert_eq!(applied.to_bytes(), new.to_bytes());
+    assert_eq!(written, file, "v1.delta is written differently now");
+}
+
 #[test]
 #[ignore = "writes the golden images anew, for a new format version only"]
 fn write_golden_images() {
     for golden in golden() {
         fs::write(path(golden.name), image(&golden)).unwrap();
     }
+    fs::write(path("v1.delta"), golden_delta().2).unwrap();
 }

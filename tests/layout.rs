@@ -1,13 +1,14 @@
 //! The image format written a second time, from its description alone: takes an image apart and puts parts together with
 //! whatever a forger wants in them, checksums included.
 
-use opstate::{StateError, StateSnapshot};
+use opstate::{StateDelta, StateError, StateSnapshot};
 use rkyv::rancor;
 use twox_hash::XxHash3_64;
 
 pub(crate) const HEADER: usize = 32;
 pub(crate) const DESCRIPTOR: usize = 40;
 pub(crate) const TRAILER: usize = 88;
+pub(crate) const BASE: usize = 48;
 
 /// A segment's columns, as rkyv archives them.
 #[derive(rkyv::Archive, rkyv::Serialize, Clone, Default)]
@@ -31,10 +32,28 @@ impl Columns {
     }
 }
 
+/// The columns of a delta's segment.
+#[derive(rkyv::Archive, rkyv::Serialize, Clone, Default)]
+struct ChangeColumns {
+    entries: Columns,
+    changes: Vec<u8>,
+}
+
+/// What the footer of a delta ends with.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Base {
+    pub(crate) fingerprint: u128,
+    pub(crate) result: u128,
+    pub(crate) inserts: u64,
+    pub(crate) deletes: u64,
+}
+
 /// A segment with all that its descriptor says of it, to be forged at will.
 #[derive(Clone)]
 pub(crate) struct Segment {
     pub(crate) columns: Columns,
+    /// Of a delta: 0 for what is deleted, 1 inserted, 2 updated.
+    pub(crate) changes: Vec<u8>,
     pub(crate) blob: Vec<u8>,
     pub(crate) entries: u32,
     pub(crate) first_key: Vec<u8>,
@@ -43,7 +62,13 @@ pub(crate) struct Segment {
 impl Segment {
     pub(crate) fn of(entries: &[(&[u8], &[u8])]) -> Self {
         let first_key = entries.first().map_or(vec![], |(key, _)| key.to_vec());
-        Self { columns: Columns::of(entries), blob: vec![], entries: entries.len() as u32, first_key }
+        Self { columns: Columns::of(entries), changes: vec![], blob: vec![], entries: entries.len() as u32, first_key }
+    }
+
+    /// A segment of a delta.
+    pub(crate) fn of_changes(changes: &[(&[u8], u8, &[u8])]) -> Self {
+        let entries: Vec<_> = changes.iter().map(|&(key, _, value)| (key, value)).collect();
+        Self { changes: changes.iter().map(|&(_, change, _)| change).collect(), ..Self::of(&entries) }
     }
 
     pub(crate) fn with_blob(key: &[u8], value: &[u8]) -> Self {
@@ -65,12 +90,22 @@ pub(crate) fn get_u64(bytes: &[u8], at: usize) -> u64 {
 
 /// Puts an image together, with true sums and checksums but whatever fingerprint is right for the entries as they stand.
 pub(crate) fn assemble(segments: &[Segment]) -> Vec<u8> {
+    assemble_as(segments, None)
+}
+
+/// As [`assemble`], for a delta if there is a base.
+pub(crate) fn assemble_as(segments: &[Segment], base: Option<Base>) -> Vec<u8> {
     let mut image = b"\x89OPST8\r\n\x01\x00\x01\x00\x00\x00\x00\x00".to_vec();
+    image[10] = if base.is_some() { 2 } else { 1 };
     image.resize(HEADER, 0);
     let (mut descriptors, mut first_keys) = (Vec::new(), Vec::new());
     let (mut entries, mut key_bytes, mut value_bytes) = (0, 0, 0);
     for segment in segments {
-        let archive = rkyv::to_bytes::<rancor::Error>(&segment.columns).unwrap();
+        let Segment { columns, changes, .. } = segment.clone();
+        let archive = match base {
+            None => rkyv::to_bytes::<rancor::Error>(&columns).unwrap(),
+            Some(_) => rkyv::to_bytes::<rancor::Error>(&ChangeColumns { entries: columns, changes }).unwrap(),
+        };
         let offset = image.len();
         image.extend_from_slice(&archive);
         pad(&mut image);
@@ -92,6 +127,12 @@ pub(crate) fn assemble(segments: &[Segment]) -> Vec<u8> {
     let footer_offset = image.len() as u64;
     image.append(&mut descriptors);
     image.append(&mut first_keys);
+    if let Some(base) = base {
+        image.extend_from_slice(&base.fingerprint.to_le_bytes());
+        image.extend_from_slice(&base.result.to_le_bytes());
+        image.extend_from_slice(&base.inserts.to_le_bytes());
+        image.extend_from_slice(&base.deletes.to_le_bytes());
+    }
     let mut trailer = [0; TRAILER];
     let footer_len = image.len() as u64 - footer_offset;
     for (index, number) in
@@ -144,20 +185,50 @@ fn seal_trailer(image: &mut [u8]) {
 
 /// Opens a forged image the way a forger would get it past the fingerprint: the error says what it should be.
 pub(crate) fn open_forged(image: &mut [u8]) -> Result<StateSnapshot, StateError> {
+    open_forged_by(image, StateSnapshot::from_bytes)
+}
+
+/// As [`open_forged`], for a delta.
+pub(crate) fn open_forged_delta(image: &mut [u8]) -> Result<StateDelta, StateError> {
+    open_forged_by(image, StateDelta::from_bytes)
+}
+
+fn open_forged_by<T>(image: &mut [u8], open: impl Fn(Vec<u8>) -> Result<T, StateError>) -> Result<T, StateError> {
     let trailer = image.len() - TRAILER;
-    let mut result = StateSnapshot::from_bytes(image.to_vec());
+    let mut result = open(image.to_vec());
     for at in [48, 56] {
         match result {
-            Err(StateError::Malformed { problem, found, expected, .. }) if problem.contains("fingerprint") => {
+            Err(StateError::Malformed { problem, found, expected, .. }) if problem.contains("fingerprint is not") => {
                 let at = if get_u64(image, trailer + 48) == found { 48 } else { at };
                 set_u64(image, trailer + at, expected);
                 seal_trailer(image);
-                result = StateSnapshot::from_bytes(image.to_vec());
+                result = open(image.to_vec());
             }
             _ => return result,
         }
     }
     result
+}
+
+/// Checks that a delta is what every delta has to be, whatever bytes it came from.
+pub(crate) fn assert_well_formed_delta(delta: &StateDelta) {
+    let changes: Vec<_> = delta.iter().collect();
+    assert!(changes.is_sorted_by(|(a, _), (b, _)| a < b));
+    assert_eq!((delta.len(), delta.puts() + delta.deletes()), (changes.len(), changes.len()));
+    assert_eq!(delta.puts(), changes.iter().filter(|(_, new)| new.is_some()).count());
+    let size = |new: &Option<bytes::Bytes>| new.as_ref().map_or(0, |new| new.len());
+    assert_eq!(delta.size_bytes(), changes.iter().map(|(key, new)| key.len() + size(new)).sum::<usize>());
+    let again = StateDelta::from_bytes(delta.to_bytes()).unwrap();
+    assert_eq!(&again, delta);
+    assert_eq!(again.to_bytes(), delta.to_bytes());
+    // Whatever it says of itself, it does to no contents what it does not say.
+    for base in [StateSnapshot::from_iter([("", "")]), StateSnapshot::from_iter(Vec::<(Vec<u8>, Vec<u8>)>::new())] {
+        if let Ok(applied) = base.apply(delta) {
+            assert_eq!(applied.fingerprint(), delta.fingerprint());
+            assert_well_formed(&applied);
+        }
+    }
+    let _ = delta.merge(&again).map(|merged| StateDelta::from_bytes(merged.to_bytes()).unwrap());
 }
 
 /// Checks that a snapshot is what every snapshot has to be, whatever bytes it came from.

@@ -3,6 +3,7 @@
 mod conformance;
 mod counting;
 mod damage;
+mod delta;
 mod evolution;
 mod flights;
 mod forge;

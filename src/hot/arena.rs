@@ -385,6 +385,10 @@ impl Arena {
         }
     }
 
+    pub(super) fn sizes(&self) -> ChunkSizes {
+        self.sizes
+    }
+
     /// The bytes of live records, headers and padding included.
     pub(super) fn live_bytes(&self) -> usize {
         self.live_units * UNIT

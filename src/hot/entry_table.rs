@@ -51,6 +51,7 @@
 
 use std::array;
 use std::mem;
+use std::ptr;
 
 use super::versions::{Epoch, Node, Versions};
 
@@ -261,6 +262,42 @@ impl<const PAGE: usize, const BRANCH: usize> EntryView<PAGE, BRANCH> {
         location(*slot(&self.branches, id))
     }
 
+    /// The location of the entry that has this id, if one has. O(1).
+    #[inline]
+    pub(super) fn find(&self, id: u32) -> Option<u64> {
+        try_slot(&self.branches, id).copied().and_then(found)
+    }
+
+    /// Where [`find`](Self::find) looks, to be prefetched.
+    #[inline]
+    pub(super) fn address_of(&self, id: u32) -> Option<*const u64> {
+        try_slot(&self.branches, id).map(ptr::from_ref)
+    }
+
+    /// Calls `f` with the locations of every entry, in this view and in `earlier`, a view of the same table, but for those in
+    /// pages that the two share: in the order of ids, the earlier one first. O(n / `PAGE`), and O(`PAGE`) for each page
+    /// that they do not share.
+    pub(super) fn for_each_unshared(&self, earlier: &Self, mut f: impl FnMut(Option<u64>, Option<u64>)) {
+        for at in 0..self.branches.len().max(earlier.branches.len()) {
+            let (old, new) = (earlier.branches.get(at), self.branches.get(at));
+            if old.zip(new).is_some_and(|(old, new)| old.is_shared_with(new)) {
+                continue;
+            }
+            for page in 0..BRANCH {
+                let (old, new) = (page_of(old, page), page_of(new, page));
+                match old.zip(new) {
+                    Some((old, new)) if old.is_shared_with(new) => continue,
+                    None if old.is_none() && new.is_none() => break,
+                    _ => {}
+                }
+                for slot in 0..PAGE {
+                    let find = |page: Option<&Node<Page<PAGE>>>| page.and_then(|page| found(page.get().0[slot]));
+                    f(find(old), find(new));
+                }
+            }
+        }
+    }
+
     /// As [`EntryTable::address`], for as long as the view may be read.
     #[inline]
     pub(super) fn address(&self, id: u32) -> *const u64 {
@@ -281,6 +318,26 @@ fn place<const PAGE: usize, const BRANCH: usize>(id: u32) -> (usize, usize, usiz
 fn slot<const PAGE: usize, const BRANCH: usize>(branches: &[Node<Branch<PAGE, BRANCH>>], id: u32) -> &u64 {
     let (branch, page, slot) = place::<PAGE, BRANCH>(id);
     &branches[branch].get().0[page].as_ref().expect(NO_PAGE).get().0[slot]
+}
+
+#[inline]
+fn try_slot<const PAGE: usize, const BRANCH: usize>(branches: &[Node<Branch<PAGE, BRANCH>>], id: u32) -> Option<&u64> {
+    let (branch, page, slot) = place::<PAGE, BRANCH>(id);
+    Some(&page_of(branches.get(branch), page)?.get().0[slot])
+}
+
+#[inline]
+fn page_of<const PAGE: usize, const BRANCH: usize>(
+    branch: Option<&Node<Branch<PAGE, BRANCH>>>,
+    page: usize,
+) -> Option<&Node<Page<PAGE>>> {
+    branch?.get().0[page].as_ref()
+}
+
+/// The location that a slot holds, unless it is vacant.
+#[inline]
+fn found(slot: u64) -> Option<u64> {
+    (slot & VACANT == 0).then_some(slot)
 }
 
 /// What an entry's slot holds.

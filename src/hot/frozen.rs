@@ -7,11 +7,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::arena::{ArenaView, Location, Record, ValueRef};
+use super::compare::FrozenComparison;
+use super::journal::Part as JournalPart;
 use super::scan::{Records, Scan};
-use super::versions::Claim;
+use super::versions::{Claim, Epoch};
 use super::{EntryView, SortedView};
 use crate::handles::{Handles, Part};
-use crate::snapshot::Source;
+use crate::snapshot::{Comparison, Source};
 use crate::store::{Entries, KeyBounds};
 
 /// The views of all parts but the hash index at the end of one epoch, and the claim that keeps them readable.
@@ -19,8 +21,10 @@ pub(super) struct Frozen {
     pub(super) size_bytes: usize,
     pub(super) entries: FrozenEntries,
     pub(super) sorted: SortedView,
+    /// What the writer noted before, for comparisons with earlier snapshots.
+    pub(super) journal: Box<[Arc<JournalPart>]>,
     /// Last, so that it outlives the views.
-    pub(super) _claim: Claim,
+    pub(super) claim: Claim,
 }
 
 /// The records by id.
@@ -52,6 +56,10 @@ impl Records for FrozenEntries {
 }
 
 impl Frozen {
+    pub(super) fn epoch(&self) -> Epoch {
+        self.claim.epoch()
+    }
+
     fn range<'a>(&'a self, range: KeyBounds<'a>) -> Scan<'a, FrozenEntries> {
         Scan::new(&self.entries, self.sorted.range(&self.entries, range))
     }
@@ -59,11 +67,14 @@ impl Frozen {
 
 /// The entry of a record, for a scan that hands out handles.
 pub(super) fn parts(record: Record<'_>) -> (Part<'_>, Part<'_>) {
-    let value = match record.value() {
+    (Part::Borrowed(record.key()), part(record.value()))
+}
+
+pub(super) fn part(value: ValueRef<'_>) -> Part<'_> {
+    match value {
         ValueRef::Small(value) => Part::Borrowed(value),
-        ValueRef::Large(value) => Part::Shared(value.clone()),
-    };
-    (Part::Borrowed(record.key()), value)
+        ValueRef::Large(value) => Part::Lent(value),
+    }
 }
 
 impl Source for Frozen {
@@ -85,6 +96,12 @@ impl Source for Frozen {
 
     fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
         let _ = self.range(range).try_for_each(|record| f(record.key(), record.value().as_slice()));
+    }
+
+    fn compare(self: Arc<Self>, earlier: &Arc<dyn Source>) -> Option<Arc<dyn Comparison>> {
+        let earlier: Arc<Self> = Arc::clone(earlier).into_any().downcast().ok()?;
+        // Locations of another store are not to be compared with those of this one.
+        self.claim.is_of_same_store(&earlier.claim).then(|| Arc::new(FrozenComparison::new(earlier, self)) as _)
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

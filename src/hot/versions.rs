@@ -146,6 +146,11 @@ impl Versions {
         Self { now: Cell::new(1), registry: Arc::new(registry) }
     }
 
+    /// The same time for another writer, as long as neither begins a snapshot: for one that is to take the first one's place.
+    pub(super) fn fork(&self) -> Self {
+        Self { now: self.now.clone(), registry: Arc::clone(&self.registry) }
+    }
+
     /// The epoch that things made now belong to.
     pub(super) fn now(&self) -> Epoch {
         self.now.get()
@@ -194,6 +199,11 @@ impl Versions {
         Claim { epoch, registry: Arc::clone(&self.registry) }
     }
 
+    /// The epoch of the oldest live snapshot.
+    pub(super) fn oldest_live(&self) -> Option<Epoch> {
+        self.registry.lock().first().map(|oldest| oldest.epoch)
+    }
+
     /// How many snapshots are alive.
     pub(super) fn live(&self) -> usize {
         self.registry.lock().len()
@@ -229,6 +239,11 @@ impl Registry {
 impl Claim {
     pub(super) fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// Whether both are on versions of one store.
+    pub(super) fn is_of_same_store(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.registry, &other.registry)
     }
 }
 
@@ -312,6 +327,11 @@ impl<T> Node<T> {
     /// The same node, for a copy of its parent or for a snapshot's view of the structure.
     pub(super) fn alias(&self) -> Self {
         Self { shared: self.shared, owns: PhantomData }
+    }
+
+    /// Whether both are the same node, at a time when neither version is gone.
+    pub(super) fn is_shared_with(&self, other: &Self) -> bool {
+        self.shared == other.shared
     }
 
     /// Asks for all the memory that the node takes itself, because it is read soon.

@@ -62,6 +62,16 @@ impl Fingerprint {
     pub(super) fn add(&mut self, key: &[u8], value: &[u8]) {
         self.0 = self.0.wrapping_add(hash_entry(key, value));
     }
+
+    /// The fingerprint of these entries and those of `other`.
+    pub(super) const fn plus(self, other: Self) -> Self {
+        Self(self.0.wrapping_add(other.0))
+    }
+
+    /// The fingerprint of these entries without those of `other`.
+    pub(super) const fn minus(self, other: Self) -> Self {
+        Self(self.0.wrapping_sub(other.0))
+    }
 }
 
 impl fmt::Display for Fingerprint {

@@ -14,7 +14,8 @@
 //!  offset  bytes                             offset  bytes
 //!       0      8  magic                           0      8  offset of the footer
 //!       8      2  format version                  8      8  length of the footer
-//!      10      2  kind: 1 a snapshot, 3 grouped  16      8  number of segments
+//!      10      2  kind: 1 snapshot, 2 delta,     16      8  number of segments
+//!                 3 grouped snapshot
 //!      12      4  flags: 0                       24      8  number of entries
 //!      16      8  time, ns since 1970            32      8  sum of the lengths of all keys
 //!      24      8  checksum of bytes 0..24        40      8  sum of the lengths of all values
@@ -41,6 +42,32 @@
 //! Checksums are XXH3-64 with seed 0. That of the trailer is over the header followed by the trailer's first 72 bytes, so
 //! that the start of one image and the end of another, as a torn write leaves them, do not pass for a third. The fingerprint is explained in `fingerprint.rs`.
 //!
+//! # Layout of a delta
+//!
+//! A delta is the same container with *changes* for entries: the key, what became of it, and its new value, which is
+//! empty for a key that was deleted. The archive of a segment has a fifth column behind the other four, with a byte for
+//! each change; blobs, descriptors and the trailer are as they are. The footer ends with 48 bytes more:
+//!
+//! ```text
+//!  a change's byte                            base of a delta, the last 48 bytes of the footer
+//!       0  deleted: was there, is not              0     16  fingerprint of the base
+//!       1  inserted: was not there, is            16     16  fingerprint of the base with the delta applied
+//!       2  updated: was there, has this value     32      8  number of inserted keys
+//!                                                 40      8  number of deleted keys
+//!  segment
+//!     archive { values, value ends, keys, key ends, changes }, zeros, blob, zeros
+//!  footer
+//!     a descriptor for each segment, the first key of each segment, base
+//! ```
+//!
+//! In the trailer, the number of entries is that of changes, and the fingerprint is that of the entries inserted and
+//! updated. What a delta takes away is not in it, so that a reader can check its two fingerprints against each other only
+//! where nothing is taken away, and checks them on the base otherwise.
+//!
+//! That a change says whether its key was there costs a byte and buys that deltas are merged without their base: what was
+//! inserted and deleted again goes without a trace. A hash of each old value would tell, too, when a value came back to
+//! what it was, for 16 bytes a change.
+//!
 //! # Rules a reader checks
 //!
 //! 1. Magic, end magic, version, kind and flags are known; lengths add up to that of the image exactly.
@@ -51,6 +78,9 @@
 //!    length of its column; a segment with a blob has one entry, whose value in the column is empty.
 //! 5. Keys strictly ascend through the whole image and are within the limit; first keys are those of the descriptors.
 //! 6. The sums in the trailer are true, and so is the fingerprint.
+//! 7. Of a delta: there is one known byte for each change; what is deleted has no value; the numbers in the base are
+//!    true. Where all changes are insertions, the fingerprints differ by that of the entries; so they are equal where
+//!    nothing changes.
 //!
 //! # Canonical
 //!
@@ -73,7 +103,7 @@
 
 use twox_hash::XxHash3_64;
 
-use super::Fingerprint;
+use super::{Fingerprint, StateSnapshot};
 use crate::StateError;
 
 /// What an image starts with. The first byte is no ASCII and the last two are a line ending, so that a transfer as text
@@ -86,10 +116,28 @@ pub(super) const VERSION: u16 = 1;
 /// The alignment of segments and blobs.
 pub(super) const ALIGNMENT: usize = 16;
 
-/// What the header says an image is.
-pub(super) const KIND_SNAPSHOT: u16 = 1;
-/// Images of key groups, one after the other.
-pub(super) const KIND_GROUPED: u16 = 3;
+/// What an image holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Snapshot = 1,
+    Delta = 2,
+    /// Images of key groups, one after the other.
+    Grouped = 3,
+}
+
+impl Kind {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Snapshot => "snapshot",
+            Self::Delta => "delta",
+            Self::Grouped => "grouped snapshot",
+        }
+    }
+
+    fn of(number: u16) -> Option<Self> {
+        [Self::Snapshot, Self::Delta, Self::Grouped].into_iter().find(|&kind| kind as u16 == number)
+    }
+}
 
 /// Computes the checksum used everywhere in an image.
 pub(super) fn checksum(bytes: &[u8]) -> u64 {
@@ -134,11 +182,16 @@ pub(super) fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 
 /// The header: says what the bytes are.
 pub(super) struct Header {
-    pub(super) kind: u16,
+    pub(super) kind: Kind,
     pub(super) timestamp_ns: u64,
 }
 
 impl Header {
+    /// That of an ordinary image.
+    pub(super) fn of_snapshot(snapshot: &StateSnapshot) -> Self {
+        Self { kind: Kind::Snapshot, timestamp_ns: snapshot.timestamp_ns() }
+    }
+
     pub(super) const LEN: usize = 32;
     const CHECKED: usize = 24;
 
@@ -146,7 +199,7 @@ impl Header {
         let mut bytes = [0; Self::LEN];
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
-        bytes[10..12].copy_from_slice(&self.kind.to_le_bytes());
+        bytes[10..12].copy_from_slice(&(self.kind as u16).to_le_bytes());
         bytes[16..24].copy_from_slice(&self.timestamp_ns.to_le_bytes());
         let sum = checksum(&bytes[..Self::CHECKED]);
         bytes[24..32].copy_from_slice(&sum.to_le_bytes());
@@ -178,17 +231,19 @@ impl Header {
         verify_checksum("header", 0, u64::from_le_bytes(field(image, 24)), &image[..Self::CHECKED])?;
         let expect = |problem, found, expected| rule("header", 0, problem, found, expected);
         expect("format version 0 was never written", version.into(), VERSION.into())?;
-        let kind = u16::from_le_bytes(field(image, 10));
-        if kind != KIND_GROUPED {
-            expect("this kind of image is unknown", kind.into(), KIND_SNAPSHOT.into())?;
-        }
+        let number = u16::from_le_bytes(field(image, 10));
+        let kind = Kind::of(number);
+        expect("this kind of image is unknown", number.into(), kind.unwrap_or(Kind::Snapshot) as u64)?;
         expect("these flags are unknown", u32::from_le_bytes(field(image, 12)).into(), 0)?;
-        Ok(Self { kind, timestamp_ns: u64::from_le_bytes(field(image, 16)) })
+        Ok(Self { kind: kind.unwrap_or(Kind::Snapshot), timestamp_ns: u64::from_le_bytes(field(image, 16)) })
     }
 
     /// Fails for an image of another kind.
-    pub(super) fn expect_kind(&self, kind: u16) -> Result<(), StateError> {
-        rule("header", 0, "another kind of image is expected here", self.kind.into(), kind.into())
+    pub(super) fn expect_kind(&self, kind: Kind) -> Result<(), StateError> {
+        if self.kind == kind {
+            return Ok(());
+        }
+        Err(StateError::UnexpectedKind { found: self.kind.name(), expected: kind.name() })
     }
 }
 
@@ -237,6 +292,38 @@ impl Descriptor {
         let blob_start = u64::from(self.archive_len).next_multiple_of(ALIGNMENT as u64);
         let len = blob_start.checked_add(self.blob_len)?.checked_next_multiple_of(ALIGNMENT as u64)?;
         Some((blob_start, len))
+    }
+}
+
+/// What a delta says of the contents before and after it, at the end of the footer.
+#[derive(Clone, Copy)]
+pub(super) struct Base {
+    pub(super) fingerprint: Fingerprint,
+    pub(super) result: Fingerprint,
+    pub(super) inserts: u64,
+    pub(super) deletes: u64,
+}
+
+impl Base {
+    pub(super) const LEN: usize = 48;
+
+    pub(super) fn to_bytes(self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[..16].copy_from_slice(&self.fingerprint.to_le_bytes());
+        bytes[16..32].copy_from_slice(&self.result.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.inserts.to_le_bytes());
+        bytes[40..].copy_from_slice(&self.deletes.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a base from its `LEN` bytes.
+    pub(super) fn read(bytes: &[u8]) -> Self {
+        Self {
+            fingerprint: Fingerprint::from_le_bytes(field(bytes, 0)),
+            result: Fingerprint::from_le_bytes(field(bytes, 16)),
+            inserts: u64::from_le_bytes(field(bytes, 32)),
+            deletes: u64::from_le_bytes(field(bytes, 40)),
+        }
     }
 }
 

@@ -48,7 +48,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::format::{ALIGNMENT, Header, KIND_GROUPED, Trailer, checksum, checksums_are_ignored, field, rule};
+use super::format::{ALIGNMENT, Header, Kind, Trailer, checksum, checksums_are_ignored, field, rule};
 use super::image::{Image, align};
 use super::lazy::{Backing, LazyImage};
 use super::merge::Merged;
@@ -164,7 +164,7 @@ impl GroupedImage {
 
     pub(super) fn from_backing(backing: Backing) -> Result<Self, StateError> {
         let (header, trailer, footer) = backing.read_ends()?;
-        header.expect_kind(KIND_GROUPED)?;
+        header.expect_kind(Kind::Grouped)?;
         let trailer_offset = backing.len() - Trailer::LEN as u64;
         let in_trailer = |problem, found, expected| rule("trailer", trailer_offset, problem, found, expected);
         let in_directory =
@@ -398,7 +398,7 @@ impl StateSnapshot {
     }
 
     fn image_writer<W: Write>(&self, options: ImageOptions, out: W) -> Result<ImageWriter<W>, StateError> {
-        Ok(ImageWriter::new(self.timestamp_ns(), None, options, out)?)
+        Ok(ImageWriter::new(Header::of_snapshot(self), None, options, out)?)
     }
 
     /// Writes the groups from `first` on, each to its writer; groups that have none are passed over.
@@ -414,7 +414,7 @@ impl StateSnapshot {
             let group = group_of.get(index).map_or(0, |group| usize::from(*group));
             index += 1;
             if let Some(Some(writer)) = group.checked_sub(first).and_then(|at| writers.get_mut(at)) {
-                result = writer.push(key, value);
+                result = writer.push(key, value, None);
             }
             if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
@@ -423,7 +423,10 @@ impl StateSnapshot {
             // Only an image in a file that changes does that.
             return Err(StateError::store("the snapshot's image changed while it was read"));
         }
-        Ok(writers.into_iter().map(|writer| writer.map(ImageWriter::finish).transpose()).collect::<Result<_, _>>()?)
+        Ok(writers
+            .into_iter()
+            .map(|writer| writer.map(|writer| writer.finish(None)).transpose())
+            .collect::<Result<_, _>>()?)
     }
 }
 
@@ -436,7 +439,7 @@ struct GroupedWriter<W> {
 
 impl<W: Write> GroupedWriter<W> {
     fn new(snapshot: &StateSnapshot, mut out: W) -> Result<Self, StateError> {
-        let header = Header { kind: KIND_GROUPED, timestamp_ns: snapshot.timestamp_ns() }.to_bytes();
+        let header = Header { kind: Kind::Grouped, timestamp_ns: snapshot.timestamp_ns() }.to_bytes();
         out.write_all(&header)?;
         Ok(Self { out, header, written: Header::LEN as u64, directory: Vec::new() })
     }

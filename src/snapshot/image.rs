@@ -17,8 +17,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rkyv::util::AlignedVec;
 
-use super::format::{Descriptor, Header, KIND_SNAPSHOT, Trailer, rule, verify_checksum};
-use super::segment::ColumnOffsets;
+use super::format::{Base, Descriptor, Header, Kind, Trailer, checksums_are_ignored, rule, verify_checksum};
+use super::segment::{ChangeKind, ColumnOffsets};
 use super::{Fingerprint, Source};
 use crate::store::{Entries, KeyBounds, is_inverted};
 use crate::{MAX_KEY_LEN, MAX_VALUE_LEN, StateError};
@@ -37,6 +37,8 @@ pub(super) struct Segment {
     key_ends: usize,
     values: usize,
     value_ends: usize,
+    /// Nowhere but in a delta.
+    changes: usize,
     blob: Range<usize>,
 }
 
@@ -50,15 +52,41 @@ struct Position {
 impl Image {
     /// Opens and verifies an image, and returns the time and the fingerprint of it beside it.
     pub(super) fn open(bytes: Bytes) -> Result<(Self, u64, Fingerprint), StateError> {
+        let (image, timestamp_ns, verified) = Self::open_as(Kind::Snapshot, bytes)?;
+        Ok((image, timestamp_ns, verified.fingerprint))
+    }
+
+    /// Opens and verifies the image of a delta: its entries are [`changes`](Self::changes). Returns its time and what it
+    /// says of its base beside it.
+    pub(super) fn open_delta(bytes: Bytes) -> Result<(Self, u64, Base), StateError> {
+        let (image, timestamp_ns, verified) = Self::open_as(Kind::Delta, bytes)?;
+        let base = verified.base.expect("every delta has a base, or it is not verified");
+        Ok((image, timestamp_ns, base))
+    }
+
+    fn open_as(kind: Kind, bytes: Bytes) -> Result<(Self, u64, Verified), StateError> {
         let header = Header::read(&bytes)?;
-        header.expect_kind(KIND_SNAPSHOT)?;
+        header.expect_kind(kind)?;
         let trailer = Trailer::read(&bytes)?;
         let bytes = align(bytes);
-        let (segments, fingerprint) = Verifier::new(&bytes).verify(&trailer)?;
+        let (segments, verified) = Verifier::new(kind, &bytes).verify(&trailer)?;
         // Both fit: they count entries and bytes that are in memory.
         let len = trailer.entries as usize;
         let size_bytes = (trailer.key_bytes + trailer.value_bytes) as usize;
-        Ok((Self { bytes, segments, len, size_bytes }, header.timestamp_ns, fingerprint))
+        Ok((Self { bytes, segments, len, size_bytes }, header.timestamp_ns, verified))
+    }
+
+    /// The changes of a delta, in order: key, what became of it, new value.
+    pub(super) fn changes(&self) -> impl Iterator<Item = (Range<usize>, ChangeKind, Range<usize>)> + '_ {
+        self.positions((Bound::Unbounded, Bound::Unbounded)).map(|at| {
+            let (key, value) = self.entry(at);
+            let change = ChangeKind::of(self.bytes[self.segments[at.segment].changes + at.index]);
+            (key, change.expect("every change of a delta is known, or it is not verified"), value)
+        })
+    }
+
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.bytes
     }
 
     fn entry(&self, at: Position) -> (Range<usize>, Range<usize>) {
@@ -185,6 +213,7 @@ impl Segment {
             key_ends: self.key_ends + by,
             values: self.values + by,
             value_ends: self.value_ends + by,
+            changes: self.changes + by,
             blob: self.blob.start + by..self.blob.end + by,
         }
     }
@@ -213,23 +242,35 @@ pub(super) fn align(bytes: Bytes) -> Bytes {
 
 /// Checks the rules of `format.rs` in one pass over the segments. Nothing in the image is believed until then.
 struct Verifier<'a> {
+    kind: Kind,
     image: &'a [u8],
     last_key: Option<&'a [u8]>,
     entries: u64,
     key_bytes: u64,
     value_bytes: u64,
     fingerprint: Fingerprint,
+    inserts: u64,
+    deletes: u64,
+}
+
+/// What was found true of all entries.
+struct Verified {
+    fingerprint: Fingerprint,
+    /// Of a delta.
+    base: Option<Base>,
 }
 
 /// The least room a segment takes beside its descriptor: the root of its archive and the ends of one entry.
 const LEAST_SEGMENT: u64 = 48;
 
 impl<'a> Verifier<'a> {
-    fn new(image: &'a [u8]) -> Self {
-        Self { image, last_key: None, entries: 0, key_bytes: 0, value_bytes: 0, fingerprint: Fingerprint::EMPTY }
+    fn new(kind: Kind, image: &'a [u8]) -> Self {
+        let fingerprint = Fingerprint::EMPTY;
+        let (entries, key_bytes, value_bytes, inserts, deletes) = (0, 0, 0, 0, 0);
+        Self { kind, image, last_key: None, entries, key_bytes, value_bytes, fingerprint, inserts, deletes }
     }
 
-    fn verify(mut self, trailer: &Trailer) -> Result<(Vec<Segment>, Fingerprint), StateError> {
+    fn verify(mut self, trailer: &Trailer) -> Result<(Vec<Segment>, Verified), StateError> {
         let trailer_offset = (self.image.len() - Trailer::LEN) as u64;
         let in_trailer = |problem, found, expected| rule("trailer", trailer_offset, problem, found, expected);
 
@@ -237,8 +278,14 @@ impl<'a> Verifier<'a> {
         trailer.check_footer(trailer_offset)?;
         let footer = &self.image[footer_offset as usize..trailer_offset as usize];
         verify_checksum("footer", footer_offset, trailer.footer_checksum, footer)?;
+        let in_footer = |problem, found, expected| rule("footer", footer_offset, problem, found, expected);
+        let base_len = if self.kind == Kind::Delta { Base::LEN } else { 0 };
+        let len = footer.len();
+        in_footer("there is no room for the base of a delta", len as u64, len.max(base_len) as u64)?;
+        let (footer, base) = footer.split_at(len - base_len);
+
         // No more are allocated than there is room for.
-        check_room(trailer, trailer_offset)?;
+        check_room(trailer, trailer_offset, footer.len())?;
         let mut segments = Vec::with_capacity(trailer.segments as usize);
         let (descriptors, mut first_keys) = footer.split_at(trailer.segments as usize * Descriptor::LEN);
         let mut offset = Header::LEN as u64;
@@ -250,13 +297,23 @@ impl<'a> Verifier<'a> {
             segments.push(segment);
             offset = next;
         }
-        let in_footer = |problem, found, expected| rule("footer", footer_offset, problem, found, expected);
         in_footer("the segments do not end where the footer starts", offset, footer_offset)?;
         in_footer("there are bytes after the last first key", first_keys.len() as u64, 0)?;
 
         in_trailer("the number of entries is not true", trailer.entries, self.entries)?;
         trailer.check_sums(self.image.len() as u64, self.key_bytes, self.value_bytes, self.fingerprint)?;
-        Ok((segments, self.fingerprint))
+        let base = (self.kind == Kind::Delta).then(|| Base::read(base));
+        if let Some(base) = &base {
+            in_footer("the number of inserted keys is not true", base.inserts, self.inserts)?;
+            in_footer("the number of deleted keys is not true", base.deletes, self.deletes)?;
+            // Else what the delta takes away would be needed to tell.
+            if self.inserts == self.entries && !checksums_are_ignored() {
+                let (found, expected) = (base.result.halves(), base.fingerprint.plus(self.fingerprint).halves());
+                in_footer("the fingerprints do not differ by that of the insertions", found.0, expected.0)?;
+                in_footer("the fingerprints do not differ by that of the insertions", found.1, expected.1)?;
+            }
+        }
+        Ok((segments, Verified { fingerprint: self.fingerprint, base }))
     }
 
     /// Verifies the segment that has to start at `offset` and end before `end`; returns where it ends, too.
@@ -271,11 +328,16 @@ impl<'a> Verifier<'a> {
         // Within the image from here on.
         let start = offset as usize;
         let bytes = &self.image[start..start + len as usize];
-        let (key_bytes, value_bytes, fingerprint) = (&mut self.key_bytes, &mut self.value_bytes, &mut self.fingerprint);
-        let segment = check_segment(bytes, offset, descriptor, first_key, self.last_key, |key, value| {
+        let Self { kind, last_key, key_bytes, value_bytes, inserts, deletes, fingerprint, .. } = self;
+        let segment = check_segment(*kind, bytes, offset, descriptor, first_key, *last_key, |key, value, change| {
             *key_bytes += key.len() as u64;
             *value_bytes += value.len() as u64;
-            fingerprint.add(key, value);
+            *inserts += u64::from(change == Some(ChangeKind::Insert));
+            if change == Some(ChangeKind::Delete) {
+                *deletes += 1;
+            } else {
+                fingerprint.add(key, value);
+            }
         })?;
         self.last_key = Some(&bytes[segment.key(bytes, segment.entries - 1)]);
         self.entries += segment.entries as u64;
@@ -283,10 +345,11 @@ impl<'a> Verifier<'a> {
     }
 }
 
-/// Checks that the footer and the body have room for all segments, after [`Trailer::check_footer`].
-pub(super) fn check_room(trailer: &Trailer, trailer_offset: u64) -> Result<(), StateError> {
+/// Checks that the body, and the footer's `len` bytes of descriptors and keys, have room for all segments, after
+/// [`Trailer::check_footer`].
+pub(super) fn check_room(trailer: &Trailer, trailer_offset: u64, len: usize) -> Result<(), StateError> {
     let body_len = trailer.footer_offset - Header::LEN as u64;
-    let most = (trailer.footer_len / Descriptor::LEN as u64).min(body_len / LEAST_SEGMENT);
+    let most = ((len / Descriptor::LEN) as u64).min(body_len / LEAST_SEGMENT);
     let problem = "there is no room for so many segments";
     rule("trailer", trailer_offset, problem, trailer.segments, trailer.segments.min(most))
 }
@@ -311,12 +374,13 @@ pub(super) fn check_extent(
 /// Checks all `bytes` of a segment whose extent is sound, and calls `each` with its entries. Returns where its parts lie
 /// within `bytes`; `offset` is for errors.
 pub(super) fn check_segment<'a>(
+    kind: Kind,
     bytes: &'a [u8],
     offset: u64,
     descriptor: &Descriptor,
     first_key: &[u8],
     mut last_key: Option<&'a [u8]>,
-    mut each: impl FnMut(&[u8], &[u8]),
+    mut each: impl FnMut(&[u8], &[u8], Option<ChangeKind>),
 ) -> Result<Segment, StateError> {
     let check = |problem, found, expected| rule("segment", offset, problem, found, expected);
     let blob_offset = descriptor.extent().map_or(0, |(blob_offset, _)| blob_offset);
@@ -326,7 +390,7 @@ pub(super) fn check_segment<'a>(
     let padding = [&bytes[archive.len()..blob_offset as usize], &bytes[blob_end..]];
     let is_zero = padding.into_iter().flatten().all(|&byte| byte == 0);
     check("there are other bytes where its padding has zeros", is_zero.into(), 1)?;
-    let columns = ColumnOffsets::find(archive);
+    let columns = ColumnOffsets::find(kind, archive);
     check("it is no archive of columns", columns.is_some().into(), 1)?;
     let columns = columns.unwrap_or_default();
 
@@ -335,6 +399,8 @@ pub(super) fn check_segment<'a>(
     let ends_len = descriptor.entries as u64 * size_of::<u32>() as u64;
     check("the number of ends of keys is not that of entries", columns.key_ends.len() as u64, ends_len)?;
     check("the number of ends of values is not that of entries", columns.value_ends.len() as u64, ends_len)?;
+    let changes = if kind == Kind::Delta { entries } else { 0 };
+    check("the number of kinds of changes is not that of entries", columns.changes.len() as u64, changes as u64)?;
     if descriptor.blob_len > 0 {
         check("a segment with a blob has one entry", descriptor.entries.into(), 1)?;
         check("a segment with a blob has no other value", columns.values.len() as u64, 0)?;
@@ -348,6 +414,7 @@ pub(super) fn check_segment<'a>(
         key_ends: columns.key_ends.start,
         values: columns.values.start,
         value_ends: columns.value_ends.start,
+        changes: columns.changes.start,
         blob: blob_offset as usize..blob_end,
     };
     for index in 0..entries {
@@ -361,7 +428,16 @@ pub(super) fn check_segment<'a>(
             check("its first key is not that of the footer", (key == first_key).into(), 1)?;
         }
         last_key = Some(key);
-        each(key, value);
+        let mut change = None;
+        if kind == Kind::Delta {
+            let byte = bytes[segment.changes + index];
+            change = ChangeKind::of(byte);
+            check("this kind of change is unknown", byte.into(), change.map_or(0, |change| change as u64))?;
+            if change == Some(ChangeKind::Delete) {
+                check("a deleted key has a value", value.len() as u64, 0)?;
+            }
+        }
+        each(key, value, change);
     }
     Ok(segment)
 }

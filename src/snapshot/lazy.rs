@@ -30,9 +30,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
-use super::format::{
-    Descriptor, Header, KIND_GROUPED, KIND_SNAPSHOT, Trailer, checksums_are_ignored, rule, verify_checksum,
-};
+use super::format::{Descriptor, Header, Kind, Trailer, checksums_are_ignored, rule, verify_checksum};
 use super::image::{Segment, align, check_extent, check_room, check_segment};
 use super::{Fingerprint, GroupedImage, Source, StateSnapshot, TryEntries};
 use crate::StateError;
@@ -200,10 +198,10 @@ impl LazyImage {
     /// Opens an image, and returns the time of it beside it. O(number of segments).
     pub(super) fn open(backing: Backing) -> Result<(Self, u64), StateError> {
         let (header, trailer, footer) = backing.read_ends()?;
-        header.expect_kind(KIND_SNAPSHOT)?;
+        header.expect_kind(Kind::Snapshot)?;
         let trailer_offset = backing.len() - Trailer::LEN as u64;
         // From here on, what is allocated has its room in the footer.
-        check_room(&trailer, trailer_offset)?;
+        check_room(&trailer, trailer_offset, footer.len())?;
         let (descriptors, first_keys) = footer.split_at(trailer.segments as usize * Descriptor::LEN);
         let mut first_key_ends = Vec::with_capacity(trailer.segments as usize);
         let (mut offset, mut start, mut entries) = (Header::LEN as u64, 0, 0);
@@ -310,7 +308,8 @@ impl LazyImage {
         let (_, len) = descriptor.extent().unwrap_or_default();
         let offset = descriptor.offset;
         let bytes = self.backing.read(offset..offset + len)?;
-        let segment = check_segment(&bytes, offset, &descriptor, self.first_key(index), None, |_, _| {})?;
+        let segment =
+            check_segment(Kind::Snapshot, &bytes, offset, &descriptor, self.first_key(index), None, |_, _, _| {})?;
         let loaded = Loaded { bytes, segment };
         if index + 1 < self.segments() {
             let is_below = loaded.key(loaded.segment.entries - 1) < self.first_key(index + 1);
@@ -547,7 +546,7 @@ impl StateSnapshot {
     }
 
     pub(super) fn from_backing(backing: Backing) -> Result<Self, StateError> {
-        if backing.read_header()?.kind == KIND_GROUPED {
+        if backing.read_header()?.kind == Kind::Grouped {
             return GroupedImage::from_backing(backing)?.open_whole();
         }
         let (image, timestamp_ns) = LazyImage::open(backing)?;

@@ -29,6 +29,7 @@ use std::thread::{self, Scope};
 use bytes::Bytes;
 use rkyv::util::AlignedVec;
 
+use super::format::Kind;
 use super::segment::Columns;
 use super::write::{ImageWriter, Sealed};
 use super::{Fingerprint, Source};
@@ -63,7 +64,7 @@ impl Job {
         let mut left = entries;
         if is_blob {
             if let Some(value) = source.try_get(&first_key)? {
-                columns.push(&first_key, &[]);
+                columns.push(&first_key, &[], None);
                 if counts {
                     fingerprint.add(&first_key, &value);
                 }
@@ -72,7 +73,7 @@ impl Job {
             }
         } else {
             source.try_visit((Bound::Included(&first_key), Bound::Unbounded), &mut |key, value| {
-                columns.push(key, value);
+                columns.push(key, value, None);
                 if counts {
                     fingerprint.add(key, value);
                 }
@@ -84,7 +85,7 @@ impl Job {
             // Only an image in a file that changes does that.
             return Err(StateError::store("the snapshot's image changed while it was read"));
         }
-        let mut sealed = Sealed::new(columns, archive, &blob);
+        let mut sealed = Sealed::new(Kind::Snapshot, columns, archive, &blob);
         sealed.fingerprint = fingerprint;
         Ok((sealed, blob))
     }

@@ -8,50 +8,95 @@ use rkyv::rend::u32_le;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Serialize};
 
+use super::format::Kind;
+
+/// What became of a key. The numbers are those in the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ChangeKind {
+    Delete = 0,
+    Insert = 1,
+    Update = 2,
+}
+
+impl ChangeKind {
+    pub(super) fn of(byte: u8) -> Option<Self> {
+        [Self::Delete, Self::Insert, Self::Update].into_iter().find(|&kind| kind as u8 == byte)
+    }
+
+    /// The kind of a change from `old` to `new`; `None` if neither is there.
+    pub(super) fn between<V>(old: Option<V>, new: Option<V>) -> Option<Self> {
+        match (old, new) {
+            (None, None) => None,
+            (None, Some(_)) => Some(Self::Insert),
+            (Some(_), Some(_)) => Some(Self::Update),
+            (Some(_), None) => Some(Self::Delete),
+        }
+    }
+}
+
 /// The entries of a segment, column by column. Values come first, so that they start aligned.
 #[derive(Archive, Serialize, Default)]
-pub(super) struct Columns {
+struct EntryColumns {
     values: Vec<u8>,
     value_ends: Vec<u32>,
     keys: Vec<u8>,
     key_ends: Vec<u32>,
 }
 
+/// The entries, and of a delta what became of each.
+#[derive(Archive, Serialize, Default)]
+pub(super) struct Columns {
+    entries: EntryColumns,
+    changes: Vec<u8>,
+}
+
 impl Columns {
     /// What an entry costs in the columns beside its own bytes.
     pub(super) const ENTRY_OVERHEAD: usize = 2 * size_of::<u32>();
 
-    pub(super) fn push(&mut self, key: &[u8], value: &[u8]) {
-        self.keys.extend_from_slice(key);
-        self.values.extend_from_slice(value);
-        self.key_ends.push(end_of(&self.keys));
-        self.value_ends.push(end_of(&self.values));
+    /// Adds an entry, which is a change in a delta.
+    pub(super) fn push(&mut self, key: &[u8], value: &[u8], change: Option<ChangeKind>) {
+        let columns = &mut self.entries;
+        columns.keys.extend_from_slice(key);
+        columns.values.extend_from_slice(value);
+        columns.key_ends.push(end_of(&columns.keys));
+        columns.value_ends.push(end_of(&columns.values));
+        self.changes.extend(change.map(|change| change as u8));
     }
 
     pub(super) fn entries(&self) -> u32 {
-        end_of(&self.key_ends)
+        end_of(&self.entries.key_ends)
     }
 
     pub(super) fn first_key(&self) -> &[u8] {
-        self.key_ends.first().map_or(&[], |&end| &self.keys[..end as usize])
+        let EntryColumns { keys, key_ends, .. } = &self.entries;
+        key_ends.first().map_or(&[], |&end| &keys[..end as usize])
     }
 
-    /// The bytes that the columns take, all together.
+    /// The bytes that the columns of entries take, all together.
     pub(super) fn size_bytes(&self) -> usize {
-        self.keys.len() + self.values.len() + self.key_ends.len() * Self::ENTRY_OVERHEAD
+        let EntryColumns { keys, values, key_ends, .. } = &self.entries;
+        keys.len() + values.len() + key_ends.len() * Self::ENTRY_OVERHEAD
     }
 
     pub(super) fn clear(&mut self) {
-        self.values.clear();
-        self.value_ends.clear();
-        self.keys.clear();
-        self.key_ends.clear();
+        let Self { entries: EntryColumns { values, value_ends, keys, key_ends }, changes } = self;
+        values.clear();
+        value_ends.clear();
+        keys.clear();
+        key_ends.clear();
+        changes.clear();
     }
 
-    /// Archives the columns into `buffer`, whose contents are discarded.
-    pub(super) fn archive(&self, mut buffer: AlignedVec) -> AlignedVec {
+    /// Archives the columns that a segment of this kind has into `buffer`, whose contents are discarded.
+    pub(super) fn archive(&self, kind: Kind, mut buffer: AlignedVec) -> AlignedVec {
         buffer.clear();
-        to_bytes_in::<_, Error>(self, buffer).expect("flat columns below 2 GiB always fit an archive")
+        let archive = match kind {
+            Kind::Delta => to_bytes_in::<_, Error>(self, buffer),
+            // The segments of a grouped one are those of the images in it.
+            Kind::Snapshot | Kind::Grouped => to_bytes_in::<_, Error>(&self.entries, buffer),
+        };
+        archive.expect("flat columns below 2 GiB always fit an archive")
     }
 }
 
@@ -61,7 +106,7 @@ fn end_of<T>(column: &[T]) -> u32 {
 
 // rkyv's format features apply to every crate of a program. They would change images without changing their version.
 const _: () = assert!(
-    size_of::<ArchivedColumns>() == 32 && align_of::<ArchivedColumns>() == 4,
+    size_of::<ArchivedEntryColumns>() == 32 && size_of::<ArchivedColumns>() == 40 && align_of::<ArchivedColumns>() == 4,
     "some crate turns on a format feature of rkyv (pointer_width_*, unaligned or big_endian), which changes the image format"
 );
 
@@ -72,14 +117,22 @@ pub(super) struct ColumnOffsets {
     pub(super) value_ends: Range<usize>,
     pub(super) keys: Range<usize>,
     pub(super) key_ends: Range<usize>,
+    /// Empty but in a delta.
+    pub(super) changes: Range<usize>,
 }
 
 impl ColumnOffsets {
-    /// Finds the columns in `archive`, which may hold anything; `None` if it is no valid archive of columns.
+    /// Finds the columns in `archive`, which may hold anything; `None` if it is no valid archive of a segment's columns.
     ///
     /// All that is relied upon afterwards is that the ranges lie within the archive.
-    pub(super) fn find(archive: &[u8]) -> Option<Self> {
-        let columns = access::<ArchivedColumns, Error>(archive).ok()?;
+    pub(super) fn find(kind: Kind, archive: &[u8]) -> Option<Self> {
+        let (columns, changes) = match kind {
+            Kind::Snapshot | Kind::Grouped => (access::<ArchivedEntryColumns, Error>(archive).ok()?, &[][..]),
+            Kind::Delta => {
+                let columns = access::<ArchivedColumns, Error>(archive).ok()?;
+                (&columns.entries, columns.changes.as_slice())
+            }
+        };
         let offset = |start: *const u8, len: usize| {
             let start = start.addr().checked_sub(archive.as_ptr().addr())?;
             let end = start.checked_add(len)?;
@@ -95,6 +148,7 @@ impl ColumnOffsets {
             value_ends: ends(&columns.value_ends)?,
             keys: bytes(&columns.keys)?,
             key_ends: ends(&columns.key_ends)?,
+            changes: bytes(changes)?,
         })
     }
 

@@ -32,25 +32,26 @@ impl SortedEntries {
         }
         Ok(Self { entries, size_bytes })
     }
+}
 
-    fn within(&self, (start, end): KeyBounds<'_>) -> &[(Bytes, Bytes)] {
-        if is_inverted((start, end)) {
-            return &[];
-        }
-        let below = |bound: &[u8]| self.entries.partition_point(|(key, _)| key < bound);
-        let up_to = |bound: &[u8]| self.entries.partition_point(|(key, _)| key <= bound);
-        let start = match start {
-            Bound::Unbounded => 0,
-            Bound::Included(key) => below(key),
-            Bound::Excluded(key) => up_to(key),
-        };
-        let end = match end {
-            Bound::Unbounded => self.entries.len(),
-            Bound::Included(key) => up_to(key),
-            Bound::Excluded(key) => below(key),
-        };
-        &self.entries[start..end]
+/// Those of `entries`, which strictly ascend, whose keys are within the bounds. O(log n).
+pub(super) fn within<'a, T>(entries: &'a [(Bytes, T)], (start, end): KeyBounds<'_>) -> &'a [(Bytes, T)] {
+    if is_inverted((start, end)) {
+        return &[];
     }
+    let below = |bound: &[u8]| entries.partition_point(|(key, _)| key < bound);
+    let up_to = |bound: &[u8]| entries.partition_point(|(key, _)| key <= bound);
+    let start = match start {
+        Bound::Unbounded => 0,
+        Bound::Included(key) => below(key),
+        Bound::Excluded(key) => up_to(key),
+    };
+    let end = match end {
+        Bound::Unbounded => entries.len(),
+        Bound::Included(key) => up_to(key),
+        Bound::Excluded(key) => below(key),
+    };
+    &entries[start..end]
 }
 
 impl Source for SortedEntries {
@@ -68,11 +69,11 @@ impl Source for SortedEntries {
     }
 
     fn scan<'a>(&'a self, range: KeyBounds<'a>) -> Entries<'a> {
-        Box::new(self.within(range).iter().cloned())
+        Box::new(within(&self.entries, range).iter().cloned())
     }
 
     fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
-        let _ = self.within(range).iter().try_for_each(|(key, value)| f(key, value));
+        let _ = within(&self.entries, range).iter().try_for_each(|(key, value)| f(key, value));
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

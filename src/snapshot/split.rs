@@ -6,6 +6,7 @@
 use std::ops::{Bound, ControlFlow};
 
 use super::StateSnapshot;
+use super::format::Header;
 use super::write::{ImageOptions, ImageWriter};
 use crate::error::shown;
 use crate::{KeyGroups, StateError};
@@ -57,13 +58,13 @@ impl StateSnapshot {
     /// # Ok::<(), opstate::StateError>(())
     /// ```
     pub fn split_with(&self, slices: usize, mut slice_of: impl FnMut(&[u8]) -> usize) -> Result<Vec<Self>, StateError> {
-        let writer = || ImageWriter::new(self.timestamp_ns(), None, ImageOptions::new(), Vec::new());
+        let writer = || ImageWriter::new(Header::of_snapshot(self), None, ImageOptions::new(), Vec::new());
         let mut writers = (0..slices).map(|_| writer()).collect::<Result<Vec<_>, _>>()?;
         let mut result = Ok(());
         self.try_visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
             let slice = slice_of(key);
             result = match writers.get_mut(slice) {
-                Some(writer) => writer.push(key, value).map_err(StateError::from),
+                Some(writer) => writer.push(key, value, None).map_err(StateError::from),
                 None => Err(StateError::NoSuchSlice { key: shown(key), slice, slices }),
             };
             if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -72,7 +73,7 @@ impl StateSnapshot {
         writers
             .into_iter()
             .map(|writer| {
-                let mut image = writer.finish()?.out;
+                let mut image = writer.finish(None)?.out;
                 image.shrink_to_fit();
                 Self::from_bytes(image)
             })

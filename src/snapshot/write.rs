@@ -8,11 +8,11 @@ use std::ops::{Bound, ControlFlow};
 use rkyv::util::AlignedVec;
 use twox_hash::xxhash3_64::Hasher;
 
-use super::format::{ALIGNMENT, Descriptor, Header, KIND_SNAPSHOT, Trailer, checksum};
+use super::format::{ALIGNMENT, Base, Descriptor, Header, Kind, Trailer, checksum};
 use super::pool::write_on_threads;
 use super::progress::Progress;
-use super::segment::Columns;
-use super::{Fingerprint, StateSnapshot};
+use super::segment::{ChangeKind, Columns};
+use super::{Fingerprint, StateDelta, StateSnapshot};
 use crate::StateError;
 
 /// How an image is laid out.
@@ -96,7 +96,7 @@ pub(super) fn write_image(
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(u64, Fingerprint), StateError> {
     let known = snapshot.shared.fingerprint.get().copied();
-    let mut writer = ImageWriter::new(snapshot.timestamp_ns(), known, options, out)?;
+    let mut writer = ImageWriter::new(Header::of_snapshot(snapshot), known, options, out)?;
     let mut last = writer.written;
     let mut watch = |writer: &ImageWriter<_>| {
         let now = Progress { bytes: writer.written, entries: writer.entries };
@@ -110,18 +110,39 @@ pub(super) fn write_image(
     } else {
         let mut result = Ok(());
         snapshot.try_visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
-            result = writer.push(key, value).map_err(StateError::from).and_then(|()| watch(&writer));
+            result = writer.push(key, value, None).map_err(StateError::from).and_then(|()| watch(&writer));
             if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         result?;
     }
-    let written = writer.finish()?;
+    let written = writer.finish(None)?;
     let _ = progress(Progress { bytes: written.len, entries: written.entries });
     Ok((written.len, written.fingerprint))
 }
 
+/// Writes an image of `delta`, whose `base` says what is before and after it; returns its length. The fingerprint of what
+/// the delta puts is worked out on the way, unless it is known.
+pub(super) fn write_delta(
+    delta: &StateDelta,
+    base: Base,
+    known: Option<Fingerprint>,
+    options: ImageOptions,
+    out: impl Write,
+) -> Result<u64, StateError> {
+    let header = Header { kind: Kind::Delta, timestamp_ns: delta.timestamp_ns() };
+    let mut writer = ImageWriter::new(header, known, options, out)?;
+    let mut result = Ok(());
+    delta.visit_kinds(&mut |key, change, value| {
+        result = writer.push(key, value, Some(change));
+        if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    result?;
+    Ok(writer.finish(Some(base))?.len)
+}
+
 pub(super) struct ImageWriter<W> {
     out: W,
+    kind: Kind,
     header: [u8; Header::LEN],
     written: u64,
     pub(super) segment_bytes: usize,
@@ -159,15 +180,17 @@ impl<W> Written<W> {
 
 impl<W: Write> ImageWriter<W> {
     pub(super) fn new(
-        timestamp_ns: u64,
+        header: Header,
         known_fingerprint: Option<Fingerprint>,
         options: ImageOptions,
         mut out: W,
     ) -> io::Result<Self> {
-        let header = Header { kind: KIND_SNAPSHOT, timestamp_ns }.to_bytes();
+        let Header { kind, .. } = header;
+        let header = header.to_bytes();
         out.write_all(&header)?;
         Ok(Self {
             out,
+            kind,
             header,
             written: Header::LEN as u64,
             segment_bytes: options.segment_bytes,
@@ -184,18 +207,18 @@ impl<W: Write> ImageWriter<W> {
         })
     }
 
-    /// Adds the next entry in order of keys.
-    pub(super) fn push(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
+    /// Adds the next entry in order of keys, or the next change of a delta.
+    pub(super) fn push(&mut self, key: &[u8], value: &[u8], change: Option<ChangeKind>) -> io::Result<()> {
         self.count(key, value);
-        if self.known_fingerprint.is_none() {
+        if self.known_fingerprint.is_none() && change != Some(ChangeKind::Delete) {
             self.fingerprint.add(key, value);
         }
         if value.len() >= self.segment_bytes {
             self.close_segment(&[])?;
-            self.columns.push(key, &[]);
+            self.columns.push(key, &[], change);
             return self.close_segment(value);
         }
-        self.columns.push(key, value);
+        self.columns.push(key, value, change);
         if self.columns.size_bytes() >= self.segment_bytes {
             self.close_segment(&[])?;
         }
@@ -216,7 +239,7 @@ impl<W: Write> ImageWriter<W> {
         }
         // The only spare buffers of this thread: the columns' go back to where they were.
         let archive = self.spare.pop().map_or_else(AlignedVec::new, |(_, archive)| archive);
-        let sealed = Sealed::new(mem::take(&mut self.columns), archive, blob);
+        let sealed = Sealed::new(self.kind, mem::take(&mut self.columns), archive, blob);
         self.emit(sealed, blob)?;
         if let Some((columns, _)) = self.spare.last_mut() {
             mem::swap(&mut self.columns, columns);
@@ -255,10 +278,12 @@ impl<W: Write> ImageWriter<W> {
         Ok(())
     }
 
-    pub(super) fn finish(mut self) -> io::Result<Written<W>> {
+    /// Writes what is left; a delta ends with its base.
+    pub(super) fn finish(mut self, base: Option<Base>) -> io::Result<Written<W>> {
         self.close_segment(&[])?;
         let footer_offset = self.written;
-        let footer = [mem::take(&mut self.descriptors), mem::take(&mut self.first_keys)];
+        let base = base.map_or_else(Vec::new, |base| base.to_bytes().to_vec());
+        let footer = [mem::take(&mut self.descriptors), mem::take(&mut self.first_keys), base];
         let mut hasher = Hasher::new();
         for part in &footer {
             hasher.write(part);
@@ -300,8 +325,8 @@ pub(super) struct Sealed {
 }
 
 impl Sealed {
-    pub(super) fn new(columns: Columns, buffer: AlignedVec, blob: &[u8]) -> Self {
-        let mut archive = columns.archive(buffer);
+    pub(super) fn new(kind: Kind, columns: Columns, buffer: AlignedVec, blob: &[u8]) -> Self {
+        let mut archive = columns.archive(kind, buffer);
         let archive_len = u32::try_from(archive.len()).expect("a segment's archive stays below 2 GiB");
         archive.resize(archive.len().next_multiple_of(ALIGNMENT), 0);
         let checksum = if blob.is_empty() {

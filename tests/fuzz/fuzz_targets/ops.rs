@@ -103,7 +103,16 @@ fn run(store: &mut dyn StateStore, ops: Vec<Op>) {
                         .eq(expected.map(|(k, v)| (k.clone(), v.clone())))
                 );
             }
-            Op::Hold => held.push((store.snapshot(), model.clone())),
+            Op::Hold => {
+                let snapshot = store.snapshot();
+                if let Some((earlier, then)) = held.last() {
+                    assert_eq!(earlier.apply(&snapshot.delta_since(earlier)).unwrap(), snapshot);
+                    let unchanged = model.iter().filter(|(key, value)| then.get(*key) == Some(*value)).count();
+                    let all = model.keys().filter(|key| !then.contains_key(*key)).count() + then.len();
+                    assert_eq!(snapshot.diff(earlier).count(), all - unchanged);
+                }
+                held.push((snapshot, model.clone()));
+            }
             Op::Restore(which) => {
                 if let Some((snapshot, then)) = picked(&held, which) {
                     store.restore(snapshot.clone());

@@ -1,0 +1,208 @@
+//! [`Comparison`]: what differs between two sources, and the way that works for any two.
+//!
+//! # Design
+//!
+//! A comparison lists the keys whose values differ, in order, by place: it names both values where they lie and copies
+//! none. Two sources that share something know how to compare themselves in what they do not share
+//! ([`Source::compare`]); any other two are walked side by side here ([`Joined`]). Whichever way is taken, the result is
+//! the same, because it is a function of both contents alone.
+
+use std::cmp::Ordering;
+use std::iter::Peekable;
+use std::ops::{Bound, Range};
+use std::sync::Arc;
+use std::vec;
+
+use bytes::Bytes;
+
+use super::Source;
+use super::segment::ChangeKind;
+use crate::handles::{LONGEST_RUN, Part, Run};
+use crate::store::Entries;
+
+/// An iterator over what differs between two snapshots, in the order of keys: key, old value, new value. A value is
+/// `None` where there is no entry; the two are never equal.
+pub type Differences<'a> = Box<dyn Iterator<Item = Difference> + 'a>;
+
+type Difference = (Bytes, Option<Bytes>, Option<Bytes>);
+
+/// How many keys differ, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) inserts: usize,
+    pub(crate) updates: usize,
+    pub(crate) deletes: usize,
+    /// The sum of the lengths of all those keys and of the new values.
+    pub(crate) size_bytes: usize,
+}
+
+impl Counts {
+    pub(crate) fn len(&self) -> usize {
+        self.inserts + self.updates + self.deletes
+    }
+
+    /// Counts in a key whose value differs, by the lengths of what is there.
+    pub(crate) fn add(&mut self, key: usize, old: Option<usize>, new: Option<usize>) {
+        match ChangeKind::between(old, new) {
+            Some(ChangeKind::Insert) => self.inserts += 1,
+            Some(ChangeKind::Update) => self.updates += 1,
+            Some(ChangeKind::Delete) => self.deletes += 1,
+            None => return,
+        }
+        self.size_bytes += key + new.unwrap_or(0);
+    }
+}
+
+/// A key with its old and its new value, as they lie in the sources.
+pub(crate) type Compared<'a> = (Part<'a>, Option<Part<'a>>, Option<Part<'a>>);
+
+/// What differs between two sources: immutable, in strictly ascending order of keys.
+pub(crate) trait Comparison: Send + Sync + 'static {
+    fn counts(&self) -> Counts;
+
+    /// The difference at this place, which is below the number of them.
+    fn at(&self, place: usize) -> Compared<'_>;
+
+    /// Asks for the memory of the differences at these places, which are looked at soon.
+    fn prefetch(&self, places: Range<usize>) {
+        let _ = places;
+    }
+}
+
+/// Calls `f` with every difference in order, until it breaks.
+pub(super) fn visit_differences<'a>(comparison: &'a dyn Comparison, f: &mut dyn FnMut(Compared<'a>) -> bool) {
+    let len = comparison.counts().len();
+    for start in (0..len).step_by(LONGEST_RUN) {
+        let run = start..len.min(start + LONGEST_RUN);
+        comparison.prefetch(run.clone());
+        for place in run {
+            if !f(comparison.at(place)) {
+                return;
+            }
+        }
+    }
+}
+
+/// A key with what became of it, its old and its new value.
+type HandedOne = (Bytes, ChangeKind, Option<Bytes>, Option<Bytes>);
+
+/// Iterates over a comparison that it shares, as handles; the old values are left out where they are not asked for.
+pub(super) struct Handed {
+    of: Arc<dyn Comparison>,
+    with_old: bool,
+    next: usize,
+    /// What is left of the run: the kinds of changes with whether there is an old and a new value, and the parts.
+    changes: vec::IntoIter<(ChangeKind, bool, bool)>,
+    parts: Run<{ 3 * LONGEST_RUN }>,
+    /// How many the next run takes: few at first, for those who stop early.
+    run_len: usize,
+}
+
+impl Handed {
+    pub(super) fn new(of: Arc<dyn Comparison>, with_old: bool) -> Self {
+        Self { of, with_old, next: 0, changes: Vec::new().into_iter(), parts: Run::new(), run_len: 4 }
+    }
+
+    fn next_run(&mut self) {
+        let end = self.of.counts().len().min(self.next + self.run_len);
+        let places = self.next..end;
+        self.of.prefetch(places.clone());
+        self.parts.begin(if self.run_len < LONGEST_RUN { 4 } else { 1 });
+        let changes = places.filter_map(|place| {
+            let (key, old, new) = self.of.at(place);
+            let change = ChangeKind::between(old.as_ref(), new.as_ref())?;
+            let old = old.filter(|_| self.with_old);
+            let are_there = (change, old.is_some(), new.is_some());
+            [Some(key), old, new].into_iter().flatten().for_each(|part| self.parts.push(part));
+            Some(are_there)
+        });
+        self.changes = changes.collect::<Vec<_>>().into_iter();
+        self.parts.end();
+        self.next = end;
+        self.run_len = (self.run_len * 4).min(LONGEST_RUN);
+    }
+}
+
+impl Iterator for Handed {
+    type Item = HandedOne;
+
+    fn next(&mut self) -> Option<HandedOne> {
+        if self.changes.len() == 0 {
+            self.next_run();
+        }
+        let (change, has_old, has_new) = self.changes.next()?;
+        let key = self.parts.next()?;
+        let mut value = |is_there: bool| if is_there { self.parts.next() } else { None };
+        Some((key, change, value(has_old), value(has_new)))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.changes.len() + self.of.counts().len() - self.next;
+        (left, Some(left))
+    }
+}
+
+/// Walks two sources side by side and yields what differs.
+pub(super) struct Join<'a> {
+    old: Peekable<Entries<'a>>,
+    new: Peekable<Entries<'a>>,
+}
+
+impl<'a> Join<'a> {
+    pub(super) fn new(old: &'a dyn Source, new: &'a dyn Source) -> Self {
+        let all = || (Bound::Unbounded, Bound::Unbounded);
+        Self { old: old.scan(all()).peekable(), new: new.scan(all()).peekable() }
+    }
+}
+
+impl Iterator for Join<'_> {
+    type Item = Difference;
+
+    fn next(&mut self) -> Option<Difference> {
+        loop {
+            let order = match (self.old.peek(), self.new.peek()) {
+                (None, None) => return None,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((old, _)), Some((new, _))) => old.cmp(new),
+            };
+            let old = self.old.next_if(|_| order.is_le());
+            let new = self.new.next_if(|_| order.is_ge());
+            match (old, new) {
+                (Some((key, old)), Some((_, new))) if old != new => return Some((key, Some(old), Some(new))),
+                (Some((key, old)), None) => return Some((key, Some(old), None)),
+                (None, Some((key, new))) => return Some((key, None, Some(new))),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The differences between any two sources, found by walking both.
+pub(super) struct Joined {
+    differences: Vec<Difference>,
+    counts: Counts,
+}
+
+impl Joined {
+    /// Takes differences in strictly ascending order of keys. O(n) in what has to be walked for them.
+    pub(super) fn new(differences: impl Iterator<Item = Difference>) -> Self {
+        let differences: Vec<_> = differences.collect();
+        let mut counts = Counts::default();
+        for (key, old, new) in &differences {
+            counts.add(key.len(), old.as_ref().map(Bytes::len), new.as_ref().map(Bytes::len));
+        }
+        Self { differences, counts }
+    }
+}
+
+impl Comparison for Joined {
+    fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    fn at(&self, place: usize) -> Compared<'_> {
+        let (key, old, new) = &self.differences[place];
+        (Part::Lent(key), old.as_ref().map(Part::Lent), new.as_ref().map(Part::Lent))
+    }
+}

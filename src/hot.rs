@@ -47,7 +47,7 @@ use bytes::Bytes;
 use crate::handles::Handles;
 use crate::store::{KeyBounds, half_open};
 use crate::{StateError, StateSnapshot, StateStore, check_entry_len};
-use arena::{Arena, ChunkSizes, Location, NewValue, Record};
+use arena::{Arena, ArenaView, ChunkSizes, Location, NewValue, Record};
 use frozen::{Frozen, FrozenEntries, parts};
 use journal::Journal;
 use scan::{Records, Scan};
@@ -247,23 +247,13 @@ struct Live {
 
 impl Records for Live {
     #[inline]
-    fn location(&self, id: u32) -> Location {
-        self.table.get(id)
+    fn table(&self) -> &EntryView {
+        self.table.view()
     }
 
     #[inline]
-    fn slot(&self, id: u32) -> *const u64 {
-        self.table.address(id)
-    }
-
-    #[inline]
-    fn record(&self, location: Location) -> Record<'_> {
-        self.arena.record(location)
-    }
-
-    #[inline]
-    fn address(&self, location: Location) -> *const u8 {
-        self.arena.address(location)
+    fn arena(&self) -> &ArenaView {
+        self.arena.view()
     }
 }
 
@@ -456,7 +446,7 @@ impl HotStore {
     fn remove_ids(&mut self, ids: &[u32]) {
         let mut key = Vec::new();
         for &id in ids {
-            let location = self.records.table.get(id);
+            let location = self.records.location(id);
             key.clear();
             key.extend_from_slice(self.records.arena.record(location).key());
             let hash = self.hash(&key);
@@ -659,7 +649,7 @@ impl HotStore {
         assert_eq!((index.len(), sorted.len()), (table.len(), table.len()), "invariant 1");
         let (mut size, mut large_size, mut last) = (0, 0, None);
         for record in self.range((Bound::Unbounded, Bound::Unbounded)) {
-            let location = table.get(record.id());
+            let location = table.view().get(record.id());
             assert_eq!(self.locate(self.hash(record.key()), record.key()), Some(location), "invariant 1");
             assert!(last.is_none_or(|last| last < record.key()), "invariant 1");
             last = Some(record.key());

@@ -327,8 +327,8 @@ pub(super) struct Arena {
     sizes: ChunkSizes,
     /// `None` where a chunk is gone and its place is free.
     chunks: Vec<Option<Chunk>>,
-    /// Where each chunk starts; dangling where it is gone. Apart, because every access to a record needs this and only this.
-    bases: Vec<NonNull<u8>>,
+    /// Apart, because every access to a record needs this and only this.
+    view: ArenaView,
     vacant: Vec<usize>,
     /// The chunk that is appended to.
     open: Option<usize>,
@@ -341,27 +341,28 @@ pub(super) struct Arena {
     allocated_bytes: usize,
 }
 
-// SAFETY: the bases point to the memory of `chunks`, which is `Send`.
-unsafe impl Send for Arena {}
-/// The chunks as a snapshot sees them.
+/// Reads records: those of the arena that it is a part of, or those that a snapshot sees.
 pub(super) struct ArenaView {
-    bases: Box<[NonNull<u8>]>,
+    /// Where each chunk starts; dangling where it is gone.
+    bases: Vec<NonNull<u8>>,
 }
 
-// SAFETY: what a snapshot sees is neither written nor freed while it lives (invariant 2, and 4 of `versions.rs`).
+// SAFETY: the bases point to memory that chunks own, which is `Send`. What a snapshot sees is neither written nor freed
+// while it lives (invariant 2, and 4 of `versions.rs`), and so is the arena's own view while it is borrowed.
 unsafe impl Send for ArenaView {}
 // SAFETY: as above.
 unsafe impl Sync for ArenaView {}
 
 impl ArenaView {
-    /// The record at `location`, which the snapshot sees.
+    /// The record at `location`, which is live, or which the snapshot sees.
     #[inline]
     pub(super) fn record(&self, location: Location) -> Record<'_> {
-        // SAFETY: locations in a snapshot's table are of records that it sees.
+        // SAFETY: the location of a live record names a unit of a chunk that is there; and the arena, which alone changes
+        // records, is borrowed with its view. Locations in a snapshot's table are of records that it sees.
         unsafe { record_at(address(self.bases[chunk_of(location)], unit_of(location))) }
     }
 
-    /// As [`Arena::address`].
+    /// Where a record starts, to be prefetched.
     #[inline]
     pub(super) fn address(&self, location: Location) -> *const u8 {
         self.bases[chunk_of(location)].as_ptr().wrapping_add(FIRST + unit_of(location) * UNIT)
@@ -374,7 +375,7 @@ impl Arena {
         Self {
             sizes,
             chunks: Vec::new(),
-            bases: Vec::new(),
+            view: ArenaView { bases: Vec::new() },
             vacant: Vec::new(),
             open: None,
             next_bytes: sizes.first,
@@ -407,18 +408,16 @@ impl Arena {
         self.chunks.len() - self.vacant.len()
     }
 
+    /// The records to be read.
+    #[inline]
+    pub(super) fn view(&self) -> &ArenaView {
+        &self.view
+    }
+
     /// The record at `location`, which is live.
     #[inline]
     pub(super) fn record(&self, location: Location) -> Record<'_> {
-        // SAFETY: the location of a live record names a unit of a chunk that is there; and the arena, which alone
-        // changes records, is borrowed.
-        unsafe { record_at(address(self.bases[chunk_of(location)], unit_of(location))) }
-    }
-
-    /// Where a record starts, to be prefetched.
-    #[inline]
-    pub(super) fn address(&self, location: Location) -> *const u8 {
-        self.bases[chunk_of(location)].as_ptr().wrapping_add(FIRST + unit_of(location) * UNIT)
+        self.view.record(location)
     }
 
     /// Appends a live record.
@@ -429,7 +428,7 @@ impl Arena {
         };
         let (chunk, unit) = self.claim(versions, units_of(slot_len, key.len()));
         // SAFETY: `claim` made room from this unit on.
-        let start = unsafe { address(self.bases[chunk], unit) };
+        let start = unsafe { address(self.view.bases[chunk], unit) };
         // SAFETY: the record lies within the claimed units, which belong to the writer alone (invariant 2); the fields are
         // aligned as in `Record::field`.
         unsafe {
@@ -458,7 +457,7 @@ impl Arena {
         // SAFETY: as in `append`; the source is a whole record (invariant 1), elsewhere, which `claim` did not move. The
         // address of a large value goes along, and with it the ownership (invariant 5).
         unsafe {
-            ptr::copy_nonoverlapping(source.as_ptr(), address(self.bases[chunk], unit).as_ptr(), len);
+            ptr::copy_nonoverlapping(source.as_ptr(), address(self.view.bases[chunk], unit).as_ptr(), len);
         }
         self.chunk_mut(chunk).large += usize::from(is_large);
         self.forget(versions, from);
@@ -508,12 +507,12 @@ impl Arena {
         let base = chunk.memory.base;
         let place = match self.vacant.pop() {
             Some(place) => {
-                (self.chunks[place], self.bases[place]) = (Some(chunk), base);
+                (self.chunks[place], self.view.bases[place]) = (Some(chunk), base);
                 place
             }
             None => {
                 self.chunks.push(Some(chunk));
-                self.bases.push(base);
+                self.view.bases.push(base);
                 self.chunks.len() - 1
             }
         };
@@ -609,7 +608,7 @@ impl Arena {
 
     fn free(&mut self, versions: &Versions, place: usize) {
         let chunk = self.chunks[place].take().expect("a chunk is freed once");
-        self.bases[place] = NonNull::dangling();
+        self.view.bases[place] = NonNull::dangling();
         self.vacant.push(place);
         self.filled_units -= chunk.filled;
         self.allocated_bytes -= chunk.memory.layout.size();
@@ -625,7 +624,7 @@ impl Arena {
                 marks.push((epoch, *filled));
             }
         }
-        ArenaView { bases: self.bases.as_slice().into() }
+        ArenaView { bases: self.view.bases.clone() }
     }
 
     /// Whether so much is dead that a chunk should be emptied: more than half of what is live, beyond a chunk or two.
@@ -688,7 +687,7 @@ impl Arena {
                 assert!(self.vacant.contains(&place));
                 continue;
             };
-            assert_eq!(self.bases[place], chunk.memory.base);
+            assert_eq!(self.view.bases[place], chunk.memory.base);
             assert!(FIRST + chunk.units * UNIT <= chunk.memory.layout.size());
             assert!(chunk.filled <= chunk.units, "invariant 1");
             let (mut unit, mut live, mut large) = (0, 0, 0);

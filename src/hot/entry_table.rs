@@ -75,7 +75,7 @@ const NO_ID: u32 = u32::MAX;
 /// It does not know its [`Versions`]; every call gets the same one. [`clear`](Self::clear) it before it is dropped,
 /// because its pages are not freed otherwise.
 pub(super) struct EntryTable<const PAGE: usize = 64, const BRANCH: usize = 512> {
-    branches: Vec<Node<Branch<PAGE, BRANCH>>>,
+    view: EntryView<PAGE, BRANCH>,
     /// The vacant id to be used next.
     free: u32,
     /// Ids from here on were never used since the table was empty.
@@ -83,11 +83,11 @@ pub(super) struct EntryTable<const PAGE: usize = 64, const BRANCH: usize = 512> 
     len: u32,
 }
 
-/// The locations as they were when [`EntryTable::freeze`] was called.
+/// Reads a table: the one that it is a part of, or as that was when [`EntryTable::freeze`] was called.
 ///
-/// It is to be read only while a claim on that epoch lives; nothing in here keeps it alive.
+/// Such a one is to be read only while a claim on that epoch lives; nothing in here keeps it alive.
 pub(super) struct EntryView<const PAGE: usize = 64, const BRANCH: usize = 512> {
-    branches: Box<[Node<Branch<PAGE, BRANCH>>]>,
+    branches: Vec<Node<Branch<PAGE, BRANCH>>>,
 }
 
 /// The addresses of neighbouring pages.
@@ -107,7 +107,7 @@ impl<const PAGE: usize, const BRANCH: usize> EntryTable<PAGE, BRANCH> {
     /// Makes an empty table. Allocates nothing.
     pub(super) fn new() -> Self {
         const { assert!(PAGE.is_power_of_two() && BRANCH.is_power_of_two()) };
-        Self { branches: Vec::new(), free: NO_ID, end: 0, len: 0 }
+        Self { view: EntryView { branches: Vec::new() }, free: NO_ID, end: 0, len: 0 }
     }
 
     /// The number of entries. O(1).
@@ -119,8 +119,8 @@ impl<const PAGE: usize, const BRANCH: usize> EntryTable<PAGE, BRANCH> {
     /// The bytes of the current version, shared with snapshots or not. What only snapshots see is not in it. O(1).
     pub(super) fn allocated_bytes(&self) -> usize {
         // An epoch is stored with every node.
-        self.branches.capacity() * size_of::<Node<Branch<PAGE, BRANCH>>>()
-            + self.branches.len() * size_of::<(Epoch, Branch<PAGE, BRANCH>)>()
+        self.view.branches.capacity() * size_of::<Node<Branch<PAGE, BRANCH>>>()
+            + self.view.branches.len() * size_of::<(Epoch, Branch<PAGE, BRANCH>)>()
             + (self.end as usize).div_ceil(PAGE) * size_of::<(Epoch, Page<PAGE>)>()
     }
 
@@ -135,18 +135,17 @@ impl<const PAGE: usize, const BRANCH: usize> EntryTable<PAGE, BRANCH> {
         Some(id)
     }
 
-    /// The location of an entry. O(1): three dependent loads, of which the last two can be expected to miss the cache in
-    /// large tables.
+    /// The table to be read.
     #[inline]
-    pub(super) fn get(&self, id: u32) -> u64 {
-        location(*slot(&self.branches, id))
+    pub(super) fn view(&self) -> &EntryView<PAGE, BRANCH> {
+        &self.view
     }
 
     /// Whether `id`, which has been in use since the table was empty, is that of an entry at `location`. O(1).
     #[inline]
     pub(super) fn is_at(&self, id: u32, location: u64) -> bool {
         // A vacant slot is marked, so that it equals no location.
-        *slot(&self.branches, id) == location
+        *slot(&self.view.branches, id) == location
     }
 
     /// Changes the location of an entry. O(1), and a copy of a page where a live snapshot sees it.
@@ -172,8 +171,8 @@ impl<const PAGE: usize, const BRANCH: usize> EntryTable<PAGE, BRANCH> {
 
     /// Removes every entry and lets go of all pages. O(n / `PAGE`).
     pub(super) fn clear(&mut self, versions: &Versions) {
-        let Self { branches, .. } = mem::replace(self, Self::new());
-        for branch in branches {
+        let Self { view, .. } = mem::replace(self, Self::new());
+        for branch in view.branches {
             for page in branch.get().0.iter().flatten() {
                 page.alias().retire(versions);
             }
@@ -183,13 +182,7 @@ impl<const PAGE: usize, const BRANCH: usize> EntryTable<PAGE, BRANCH> {
 
     /// The locations of this instant, for a snapshot that begins before the next write. O(n / (`PAGE` * `BRANCH`)).
     pub(super) fn freeze(&self) -> EntryView<PAGE, BRANCH> {
-        EntryView { branches: self.branches.iter().map(Node::alias).collect() }
-    }
-
-    /// Where the slot of an entry lies until the next write, to be prefetched.
-    #[inline]
-    pub(super) fn address(&self, id: u32) -> *const u64 {
-        slot(&self.branches, id)
+        EntryView { branches: self.view.branches.iter().map(Node::alias).collect() }
     }
 
     /// Makes the slot of the id `end`, with what marks it as the last vacant one, and moves `end` past it.
@@ -210,23 +203,23 @@ impl<const PAGE: usize, const BRANCH: usize> EntryTable<PAGE, BRANCH> {
     fn append_page(&mut self, versions: &Versions) {
         let (branch, page, _) = place::<PAGE, BRANCH>(self.end);
         if page == 0 {
-            self.branches.push(Node::new(Branch([const { None }; BRANCH]), versions));
+            self.view.branches.push(Node::new(Branch([const { None }; BRANCH]), versions));
         }
         let new = Node::new(Page([VACANT | u64::from(NO_ID); PAGE]), versions);
-        self.branches[branch].make_mut(versions).0[page] = Some(new);
+        self.view.branches[branch].make_mut(versions).0[page] = Some(new);
     }
 
     #[inline]
     fn slot_mut(&mut self, versions: &Versions, id: u32) -> &mut u64 {
         let (branch, page, slot) = place::<PAGE, BRANCH>(id);
-        let page = self.branches[branch].make_mut(versions).0[page].as_mut().expect(NO_PAGE);
+        let page = self.view.branches[branch].make_mut(versions).0[page].as_mut().expect(NO_PAGE);
         &mut page.make_mut(versions).0[slot]
     }
 
     /// Checks the invariants.
     #[cfg(any(test, fuzzing))]
     pub(super) fn validate(&self) {
-        let Self { ref branches, free, end, len } = *self;
+        let Self { view: EntryView { ref branches }, free, end, len } = *self;
         let pages = (end as usize).div_ceil(PAGE);
         assert_eq!(branches.len(), pages.div_ceil(BRANCH), "invariant 1");
         let is_there = branches.iter().flat_map(|branch| branch.get().0.iter().map(Option::is_some));
@@ -256,7 +249,8 @@ impl<const PAGE: usize, const BRANCH: usize> EntryTable<PAGE, BRANCH> {
 }
 
 impl<const PAGE: usize, const BRANCH: usize> EntryView<PAGE, BRANCH> {
-    /// As [`EntryTable::get`].
+    /// The location of an entry. O(1): three dependent loads, of which the last two can be expected to miss the cache in
+    /// large tables.
     #[inline]
     pub(super) fn get(&self, id: u32) -> u64 {
         location(*slot(&self.branches, id))
@@ -298,7 +292,7 @@ impl<const PAGE: usize, const BRANCH: usize> EntryView<PAGE, BRANCH> {
         }
     }
 
-    /// As [`EntryTable::address`], for as long as the view may be read.
+    /// Where the slot of an entry lies, to be prefetched.
     #[inline]
     pub(super) fn address(&self, id: u32) -> *const u64 {
         slot(&self.branches, id)
@@ -492,8 +486,8 @@ mod tests {
             let Model { locations, .. } = &self.model;
             assert_eq!(self.table.len(), locations.len());
             for (&id, &location) in locations {
-                assert_eq!(self.table.get(id), location);
-                assert_eq!(self.table.address(id), slot(&self.table.branches, id) as *const u64);
+                assert_eq!(self.table.view().get(id), location);
+                assert_eq!(self.table.view().address(id), slot(&self.table.view.branches, id) as *const u64);
             }
             self.snapshots.iter().for_each(Snapshot::check);
         }
@@ -574,7 +568,7 @@ mod tests {
         for location in 0..40 {
             checked.insert(location);
         }
-        let places = |table: &EntryTable<4, 4>| -> Vec<_> { (0..40).map(|id| table.address(id)).collect() };
+        let places = |table: &EntryTable<4, 4>| -> Vec<_> { (0..40).map(|id| table.view().address(id)).collect() };
         let before = places(&checked.table);
         checked.freeze();
         checked.set(5, 100);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::arena::{ArenaView, Location, Record, ValueRef};
+use super::arena::{ArenaView, Record, ValueRef};
 use super::compare::FrozenComparison;
 use super::journal::Part as JournalPart;
 use super::scan::{Records, Scan};
@@ -35,23 +35,13 @@ pub(super) struct FrozenEntries {
 
 impl Records for FrozenEntries {
     #[inline]
-    fn location(&self, id: u32) -> Location {
-        self.table.get(id)
+    fn table(&self) -> &EntryView {
+        &self.table
     }
 
     #[inline]
-    fn slot(&self, id: u32) -> *const u64 {
-        self.table.address(id)
-    }
-
-    #[inline]
-    fn record(&self, location: Location) -> Record<'_> {
-        self.arena.record(location)
-    }
-
-    #[inline]
-    fn address(&self, location: Location) -> *const u8 {
-        self.arena.address(location)
+    fn arena(&self) -> &ArenaView {
+        &self.arena
     }
 }
 

@@ -4,18 +4,30 @@
 //! ids of a leaf at a time, asks for all their slots, then for all their records, and so waits for the memory once for
 //! many entries instead of twice for each.
 
-use super::arena::{Location, Record};
+use super::arena::{ArenaView, Location, Record};
 use super::sorted::Keys;
-use super::{Ids, prefetch, sizes};
+use super::{EntryView, Ids, prefetch, sizes};
 
 /// Entries by id: the table and the arena, of the writer or of a snapshot.
 pub(super) trait Records {
-    fn location(&self, id: u32) -> Location;
-    /// Where the table holds the location.
-    fn slot(&self, id: u32) -> *const u64;
-    fn record(&self, location: Location) -> Record<'_>;
+    fn table(&self) -> &EntryView;
+    fn arena(&self) -> &ArenaView;
+
+    #[inline]
+    fn location(&self, id: u32) -> Location {
+        self.table().get(id)
+    }
+
+    #[inline]
+    fn record(&self, location: Location) -> Record<'_> {
+        self.arena().record(location)
+    }
+
     /// Where the record starts.
-    fn address(&self, location: Location) -> *const u8;
+    #[inline]
+    fn address(&self, location: Location) -> *const u8 {
+        self.arena().address(location)
+    }
 }
 
 impl<R: Records> Keys for R {
@@ -48,7 +60,7 @@ impl<'a, R: Records> Scan<'a, R> {
     fn next_run(&mut self) -> Option<()> {
         let run = self.ids.next_run()?;
         for &id in run {
-            prefetch(self.records.slot(id));
+            prefetch(self.records.table().address(id));
         }
         for (slot, &id) in self.run.iter_mut().zip(run) {
             *slot = self.records.location(id);

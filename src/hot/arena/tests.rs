@@ -68,7 +68,7 @@ impl Tested {
         let Some(id) = self.pick(which) else { return };
         let expected = self.model.get_mut(&id).unwrap();
         // A location may name another record by now, in a chunk that took the place of one that is gone.
-        let address = self.arena.address(expected.location);
+        let address = self.arena.view().address(expected.location);
         let is_seen = self
             .snapshots
             .iter()

@@ -47,6 +47,7 @@
 //!    `UNKNOWN`; of its first key it says nothing.
 
 mod cursor;
+mod leaf;
 mod node;
 #[cfg(test)]
 mod tests;
@@ -56,7 +57,8 @@ mod validate;
 use std::ops::Bound;
 
 pub(super) use self::cursor::Ids;
-use self::node::{Child, Inner, Leaf, common, separator, short};
+use self::leaf::Leaf;
+use self::node::{Child, Inner, common, separator, short};
 use super::versions::{Epoch, Node, Versions};
 
 /// Where the keys of entries are.

@@ -22,7 +22,8 @@ use std::ops::Bound;
 use std::slice;
 
 use super::Keys;
-use super::node::{Child, Cut, Inner, Leaf};
+use super::leaf::Leaf;
+use super::node::{Child, Cut, Inner};
 
 /// More levels than a tree can have: two neighbours hold at least 17 children together, so that each level has several
 /// times the nodes of the one above, and there are less than 2^32 ids.

@@ -1,6 +1,7 @@
 //! Checks the invariants that `sorted.rs` states. A failure names the one that does not hold.
 
-use super::node::{Child, UNKNOWN, common, head, quarter, turn};
+use super::leaf::{UNKNOWN, turn};
+use super::node::{Child, common, head, quarter};
 use super::{Inner, Keys, Leaf, SortedIndex, footprint};
 
 impl<const L: usize, const I: usize> SortedIndex<L, I> {

@@ -115,7 +115,7 @@ fn compare(entries: usize, args: &Args) -> Table {
         };
         for round in (0..).take_while(|&round| !is_enough(round)) {
             for (times, contender) in times.iter_mut().zip(&mut contenders) {
-                settle_allocator();
+                settle_allocator(entries);
                 times.push((row.run)(&work, contender, round));
             }
         }
@@ -147,8 +147,8 @@ fn compare(entries: usize, args: &Args) -> Table {
 /// Makes the allocator do now what it put off when the last contender freed its many small blocks, so that the next one
 /// does not pay for it: the C library joins small free blocks at the next large request, and sorts ten thousand of them at
 /// each request after that.
-fn settle_allocator() {
-    for _ in 0..500 {
+fn settle_allocator(entries: usize) {
+    for _ in 0..500.max(entries / 200) {
         black_box(Vec::<u8>::with_capacity(100 << 10));
     }
 }

@@ -1,8 +1,7 @@
 //! Key groups: split, merge, grouped images, and state that moves from some workers to others.
 
 use std::collections::BTreeMap;
-use std::io::{self, Cursor, Read, Seek, SeekFrom};
-use std::sync::{Arc, Mutex};
+use std::io::{self, Cursor};
 
 use opstate::{GroupedImage, HotStore, ImageOptions, InMemoryStore, KeyGroups, StateError, StateSnapshot, StateStore};
 use proptest::prelude::*;
@@ -13,6 +12,7 @@ use crate::layout::{
     DIRECTORY_ENTRY, HEADER, Segment, TRAILER, assemble, assemble_grouped, assert_lazy_agrees, assert_well_formed,
     get_u64, open_forged, seal_parts, set_u64,
 };
+use crate::lazy::Watched;
 use crate::model::{any_key, any_value};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -210,35 +210,13 @@ fn errors_say_what_to_do() {
     assert!(error.to_string().contains("holds a snapshot, expected a grouped snapshot"), "{error}");
 }
 
-/// A reader that writes down what is read.
-struct Watched {
-    image: Cursor<Vec<u8>>,
-    reads: Arc<Mutex<Vec<(u64, u64)>>>,
-}
-
-impl Read for Watched {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let start = self.image.position();
-        let len = self.image.read(bytes)?;
-        self.reads.lock().unwrap().push((start, start + len as u64));
-        Ok(len)
-    }
-}
-
-impl Seek for Watched {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.image.seek(to)
-    }
-}
-
 #[test]
 fn one_group_is_read_without_the_others() {
     let snapshot = StateSnapshot::from_iter((0..2000_u32).map(|i| (i.to_be_bytes().to_vec(), vec![7; 50])));
     let groups = KeyGroups::new(16).unwrap();
     let image = grouped(&snapshot, groups, 4, ImageOptions::new());
     let slices = snapshot.split(groups, |key| key).unwrap();
-    let reads = Arc::new(Mutex::new(Vec::new()));
-    let watched = Watched { image: Cursor::new(image.clone()), reads: Arc::clone(&reads) };
+    let (watched, reads) = Watched::new(image.clone());
     let opened = GroupedImage::from_reader(watched).unwrap();
     let opening: u64 = reads.lock().unwrap().drain(..).map(|(start, end)| end - start).sum();
     assert!(opening < 2000, "{opening}");

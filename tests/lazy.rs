@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use crate::cases;
 use crate::counting::allocated_by;
 use crate::layout::{Segment, assemble, extents, open_forged, seal};
-use crate::model::{any_key, any_value, within};
+use crate::model::{any_key, any_value, ranges, within};
 
 fn numbered(count: u32, value_len: usize) -> StateSnapshot {
     StateSnapshot::from_sorted((0..count).map(|i| (i.to_be_bytes().to_vec(), vec![i as u8; value_len]))).unwrap()
@@ -75,16 +75,7 @@ proptest! {
             for start in &asked {
                 for end in &asked {
                     let (start, end) = (start.as_slice(), end.as_slice());
-                    for range in [
-                        (Bound::Included(start), Bound::Excluded(end)),
-                        (Bound::Excluded(start), Bound::Included(end)),
-                        (Bound::Excluded(start), Bound::Excluded(end)),
-                        (Bound::Included(start), Bound::Included(end)),
-                        (Bound::Unbounded, Bound::Included(end)),
-                        (Bound::Unbounded, Bound::Excluded(end)),
-                        (Bound::Excluded(start), Bound::Unbounded),
-                        (Bound::Included(start), Bound::Unbounded),
-                    ] {
+                    for range in ranges(start, end) {
                         let expected: Vec<_> = within(&model, range).into_iter().collect();
                         let found: Vec<_> = opened.scan(range).map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
                         prop_assert_eq!(&found, &expected);
@@ -109,7 +100,7 @@ proptest! {
 }
 
 /// A reader that writes down what is read.
-struct Watched {
+pub(crate) struct Watched {
     image: Cursor<Vec<u8>>,
     reads: Arc<Mutex<Vec<(u64, u64)>>>,
 }
@@ -131,13 +122,20 @@ impl Seek for Watched {
     }
 }
 
+impl Watched {
+    /// Reads `image`, and writes down from where to where it was read.
+    pub(crate) fn new(image: Vec<u8>) -> (Self, Arc<Mutex<Vec<(u64, u64)>>>) {
+        let reads = Arc::new(Mutex::new(Vec::new()));
+        (Self { image: Cursor::new(image), reads: Arc::clone(&reads) }, reads)
+    }
+}
+
 #[test]
 fn a_read_touches_its_segment_and_a_restore_reads_once_in_order() {
     let snapshot = numbered(10_000, 20);
     let image = image_of(&snapshot, 1000);
     let extents = extents(&image);
-    let reads = Arc::new(Mutex::new(Vec::new()));
-    let watched = Watched { image: Cursor::new(image.clone()), reads: Arc::clone(&reads) };
+    let (watched, reads) = Watched::new(image.clone());
     let opened = StateSnapshot::from_reader(watched).unwrap();
     let footer = extents.last().unwrap().1 as u64;
     let opening = std::mem::take(&mut *reads.lock().unwrap());

@@ -98,6 +98,20 @@ fn as_slices(range: &(Bound<Vec<u8>>, Bound<Vec<u8>>)) -> (Bound<&[u8]>, Bound<&
     (range.0.as_ref().map(Vec::as_slice), range.1.as_ref().map(Vec::as_slice))
 }
 
+/// The ranges of every kind between two keys, of which the second may be the smaller one.
+pub(crate) fn ranges<'a>(start: &'a [u8], end: &'a [u8]) -> [(Bound<&'a [u8]>, Bound<&'a [u8]>); 8] {
+    [
+        (Bound::Included(start), Bound::Excluded(end)),
+        (Bound::Excluded(start), Bound::Included(end)),
+        (Bound::Excluded(start), Bound::Excluded(end)),
+        (Bound::Included(start), Bound::Included(end)),
+        (Bound::Unbounded, Bound::Included(end)),
+        (Bound::Unbounded, Bound::Excluded(end)),
+        (Bound::Excluded(start), Bound::Unbounded),
+        (Bound::Included(start), Bound::Unbounded),
+    ]
+}
+
 /// The entries of the model within any bounds, by comparing each key.
 pub(crate) fn within(model: &Model, range: (Bound<&[u8]>, Bound<&[u8]>)) -> Model {
     let inside = |key: &[u8]| RangeBounds::<[u8]>::contains(&range, key);

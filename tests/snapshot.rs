@@ -12,7 +12,7 @@ use rkyv::rancor::BoxedError;
 
 use crate::cases;
 use crate::counting::allocated_by;
-use crate::model::{any_key, any_value, within};
+use crate::model::{any_key, any_value, ranges, within};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -84,14 +84,7 @@ proptest! {
             for start in &asked {
                 for end in &asked {
                     let (start, end) = (start.as_slice(), end.as_slice());
-                    for range in [
-                        (Bound::Included(start), Bound::Excluded(end)),
-                        (Bound::Excluded(start), Bound::Included(end)),
-                        (Bound::Excluded(start), Bound::Excluded(end)),
-                        (Bound::Included(start), Bound::Included(end)),
-                        (Bound::Unbounded, Bound::Included(end)),
-                        (Bound::Excluded(start), Bound::Unbounded),
-                    ] {
+                    for range in ranges(start, end) {
                         let expected: Vec<_> = within(&model, range).into_iter().collect();
                         let found: Vec<_> = snapshot.scan(range).map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
                         prop_assert_eq!(&found, &expected);

@@ -7,7 +7,9 @@
 //! them is noted, and every segment that the footer lists is tried.
 //!
 //! What makes that safe is that a segment stands on its own. Its descriptor has its checksum, and it is checked by the same
-//! code as in an image that is opened whole. Where a descriptor is damaged, too, the checksum does not match.
+//! code as in an image that is opened whole. Where a descriptor is damaged, too, the checksum does not match, or what it
+//! says does not fit the columns. One thing nothing but the footer tells: where a blob ends within its last 16 bytes. So
+//! blobs are not read where the footer is damaged.
 //!
 //! # What cannot be read
 //!
@@ -108,8 +110,8 @@ pub struct ImageInfo {
     /// Nothing where the end is missing.
     trailer: Option<Trailer>,
     base: Option<Base>,
-    /// Whether what the footer says can be held against a segment.
-    footer_is_sound: bool,
+    /// The stored and the computed checksum of a footer that is damaged.
+    footer_damage: Option<(u64, u64)>,
     /// With their first keys.
     segments: Vec<(Descriptor, Bytes)>,
     key_groups: Option<u64>,
@@ -158,7 +160,7 @@ impl ImageInfo {
             damage: checked.err().into_iter().collect(),
             trailer: None,
             base: None,
-            footer_is_sound: false,
+            footer_damage: None,
             segments: Vec::new(),
             key_groups: None,
             groups: Vec::new(),
@@ -186,7 +188,9 @@ impl ImageInfo {
         let footer_offset = trailer.footer_offset;
         let footer = self.backing.read(footer_offset..trailer_offset)?;
         let checked = verify_checksum("footer", footer_offset, trailer.footer_checksum, &footer);
-        self.footer_is_sound = checked.is_ok();
+        if let Err(StateError::ChecksumMismatch { stored, computed, .. }) = checked {
+            self.footer_damage = Some((stored, computed));
+        }
         self.damage.extend(checked.err());
         let read = match self.kind {
             Kind::Grouped => self.read_directory(&trailer, &footer),
@@ -376,28 +380,32 @@ impl<'a> SegmentInfo<'a> {
     /// Reads and verifies the segment, and nothing else, and iterates over its entries; values are `None` for keys that a
     /// delta deletes. O(length of the segment).
     ///
-    /// What the footer says of the segment is held against it, unless the footer itself is damaged: then the segment's
-    /// own checksum is, and its order.
+    /// What the footer says of the segment is held against it, unless the footer itself is damaged: then only the segment's
+    /// checksum is, and its order; and a segment that is one long value is not read, for how long it is only the footer
+    /// tells.
     ///
     /// # Errors
     ///
-    /// [`StateError::ChecksumMismatch`] and [`StateError::Malformed`] if the segment is damaged, and [`StateError::Io`].
+    /// [`StateError::ChecksumMismatch`] and [`StateError::Malformed`] if the segment is damaged, or what is needed of the footer;
+    /// and [`StateError::Io`].
     pub fn read(&self) -> Result<Changes<'a>, StateError> {
-        let ImageInfo { backing, kind, trailer, footer_is_sound, segments, .. } = self.image;
+        let ImageInfo { backing, kind, trailer, footer_damage, segments, .. } = self.image;
         let (descriptor, first_key) = &segments[self.index];
         let (kind, offset) = (*kind, descriptor.offset);
         let end = trailer.as_ref().map_or(0, |trailer| trailer.footer_offset);
         let problem = "it does not start between header and footer";
         rule("segment", offset, problem, offset, offset.clamp(Header::LEN as u64, end.max(Header::LEN as u64)))?;
-        let (key_len, expected) = if *footer_is_sound {
-            (first_key.len(), Some(&first_key[..]))
-        } else {
-            (descriptor.first_key_len.into(), None)
+        let (key_len, expected) = match *footer_damage {
+            None => (first_key.len(), Some(&first_key[..])),
+            Some((stored, computed)) if descriptor.blob_len > 0 => {
+                return Err(StateError::ChecksumMismatch { part: "footer", offset: end, stored, computed });
+            }
+            Some(_) => (descriptor.first_key_len.into(), None),
         };
         let len = check_extent(descriptor, offset, end, key_len)?;
         let bytes = backing.read(offset..offset + len)?;
         let segment = check_segment(kind, &bytes, offset, descriptor, expected, None, |_, _, _| {})?;
-        if let Some((_, next)) = segments.get(self.index + 1).filter(|_| *footer_is_sound) {
+        if let Some((_, next)) = segments.get(self.index + 1).filter(|_| footer_damage.is_none()) {
             let is_below = bytes[segment.key(&bytes, segment.entries - 1)] < next[..];
             let problem = "its last key does not sort before the first of the next segment";
             rule("segment", offset, problem, is_below.into(), 1)?;

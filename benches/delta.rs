@@ -12,6 +12,7 @@
 //! Beside the table, a plot for each size is written to `target/tmp/delta-SIZE.svg`: what a delta and a full image
 //! cost by the share of entries that changed, both axes logarithmic.
 
+use std::array;
 use std::env;
 use std::error::Error;
 use std::hint::black_box;
@@ -159,21 +160,20 @@ fn key(entry: u32) -> [u8; 12] {
 
 /// Times everything once a round, and returns the median of each. All but the first find cold caches.
 fn medians<const N: usize>(other: &[u64], tasks: [&dyn Fn(); N]) -> [Duration; N] {
-    let mut times = [[Duration::ZERO; ROUNDS]; N];
-    for round in 0..ROUNDS {
-        for (place, task) in tasks.iter().enumerate() {
-            if place == 0 {
-                // What it needs is in the caches once it has run.
-                task();
-            } else {
-                black_box(other.iter().step_by(8).sum::<u64>());
-            }
-            let start = Instant::now();
+    let time = |place: usize, task: &dyn Fn()| {
+        if place == 0 {
+            // What it needs is in the caches once it has run.
             task();
-            times[place][round] = start.elapsed();
+        } else {
+            black_box(other.iter().step_by(8).sum::<u64>());
         }
-    }
-    times.map(|mut times| {
+        let start = Instant::now();
+        task();
+        start.elapsed()
+    };
+    let rounds: [[Duration; N]; ROUNDS] = array::from_fn(|_| array::from_fn(|place| time(place, tasks[place])));
+    array::from_fn(|place| {
+        let mut times = rounds.map(|round| round[place]);
         times.sort();
         times[ROUNDS / 2]
     })

@@ -96,7 +96,7 @@ pub struct DeltaEnds {
 /// assert_eq!((info.kind(), info.totals().map(|totals| totals.entries)), (ImageKind::Snapshot, Some(100)));
 /// let (sound, damaged): (Vec<_>, Vec<_>) = info.segments().partition(|segment| segment.read().is_ok());
 /// assert_eq!((sound.len(), damaged.len()), (3, 1));
-/// assert_eq!(sound[0].first_key(), b"key-28");
+/// assert_eq!(sound[0].first_key(), b"key-27");
 /// # Ok(())
 /// # }
 /// ```

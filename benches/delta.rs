@@ -2,23 +2,30 @@
 //!
 //! The store has keys of 12 bytes, 100 of them to a prefix of 8, put in shuffled order, and values of 8 bytes. Entries
 //! change at random, by an update each or (in the rows that say so) by being deleted and another one being inserted. A
-//! delta is taken by each of the three routes, and all are checked to give the same bytes: from the journal; by pages, after so
-//! many writes to one key that the journal gave up; and by walking, against the same contents opened from an image. Times
-//! are medians of several rounds. Before each the caches are filled with something else, because an operator has other
-//! things to do between two checkpoints; but not in the first column, which is for what was written just now. Full images and deltas are written with fingerprints of the base known.
+//! delta is taken by each of the three routes, and all are checked to give the same bytes, and applied to the base the later
+//! snapshot's, before anything is timed: from the journal; by pages, after so many writes to one key that the journal
+//! gave up; and by walking, against the same contents opened from an image. Times are medians of several rounds, in each of
+//! which everything is done once, so that whatever else the machine does falls on all alike. Before each the caches are
+//! filled with something else, because an operator has other things to do between two checkpoints; but not in the first
+//! column, which is for what was written just now. Full images and deltas are written with fingerprints of the base known.
+//!
+//! Beside the table, a plot for each size is written to `target/tmp/delta-SIZE.svg`: what a delta and a full image
+//! cost by the share of entries that changed, both axes logarithmic.
 
+use std::array;
 use std::env;
+use std::error::Error;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use opstate::{HotStore, StateSnapshot, StateStore};
+use opstate::{HotStore, StateDelta, StateSnapshot, StateStore};
+use plotters::prelude::*;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-const SHARES: [f64; 7] = [0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0];
+const SHARES: [f64; 8] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.25, 0.5, 1.0];
 const ROUNDS: usize = 5;
 /// More than the caches of most machines.
 const OTHER_BYTES: usize = 128 << 20;
@@ -44,17 +51,28 @@ fn main() {
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
         }
+        let mut points = Vec::new();
         for share in SHARES {
-            table.add_row(row(entries, share, false, &other));
+            let (row, times) = row(entries, share, false, &other);
+            table.add_row(row);
+            points.push((share * 100.0, times));
         }
         for share in [0.01, 0.1] {
-            table.add_row(row(entries, share, true, &other));
+            table.add_row(row(entries, share, true, &other).0);
         }
         println!("{table}");
+        let path = format!("{}/delta-{entries}.svg", env!("CARGO_TARGET_TMPDIR"));
+        match plot(&path, entries, &points) {
+            Ok(()) => println!("plot: {path}"),
+            Err(error) => println!("the plot could not be written to {path}: {error}"),
+        }
     }
 }
 
-fn row(entries: usize, share: f64, replaced: bool, other: &[u64]) -> Vec<String> {
+/// What the plot shows, in milliseconds: a delta from the journal, the same written, and a full image.
+type Times = [f64; 3];
+
+fn row(entries: usize, share: f64, replaced: bool, other: &[u64]) -> (Vec<String>, Times) {
     let changed = ((entries as f64 * share) as usize).max(1);
     let (earlier, later) = snapshots(entries, changed, replaced, false);
     let (old, new) = snapshots(entries, changed, replaced, true);
@@ -65,29 +83,37 @@ fn row(entries: usize, share: f64, replaced: bool, other: &[u64]) -> Vec<String>
     assert!(same_time(&new).delta_since(&old).to_bytes() == expected);
     assert!(later.delta_since(&opened).to_bytes() == expected);
     assert!(earlier.apply(&later.delta_since(&earlier)).expect("the right base").to_bytes() == later.to_bytes());
+    let read = StateDelta::from_bytes(expected.clone()).expect("a sound delta");
+    assert!(opened.apply(&read).expect("the right base").to_bytes() == later.to_bytes());
 
-    let found = later.delta_since(&earlier).len();
-    let each = |time: Duration| format!("{:.1}", time.as_nanos() as f64 / found as f64);
-    let warm = median(&[], || drop(black_box(later.delta_since(&earlier))));
-    let journal = median(other, || drop(black_box(later.delta_since(&earlier))));
-    let pages = median(other, || drop(black_box(new.delta_since(&old))));
-    let walk = median(other, || drop(black_box(later.delta_since(&opened))));
     let delta = later.delta_since(&earlier);
-    let write = median(other, || drop(black_box(delta.to_bytes())));
-    let both = median(other, || drop(black_box(later.delta_since(&earlier).to_bytes())));
-    let full = median(other, || drop::<Bytes>(black_box(later.to_bytes())));
-    vec![
+    let [warm, journal, pages, walk, write, both, full] = medians(
+        other,
+        [
+            &|| drop(black_box(later.delta_since(&earlier))),
+            &|| drop(black_box(later.delta_since(&earlier))),
+            &|| drop(black_box(new.delta_since(&old))),
+            &|| drop(black_box(later.delta_since(&opened))),
+            &|| drop(black_box(delta.to_bytes())),
+            &|| drop(black_box(later.delta_since(&earlier).to_bytes())),
+            &|| drop(black_box(later.to_bytes())),
+        ],
+    );
+    let each = |time: Duration| format!("{:.1}", time.as_nanos() as f64 / delta.len() as f64);
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let row = vec![
         format!("{:.1} %{}", share * 100.0, if replaced { ", other keys" } else { "" }),
         each(warm),
         each(journal),
         each(pages),
         each(walk),
         each(write),
-        format!("{:.2}", both.as_secs_f64() * 1e3),
-        format!("{:.2}", full.as_secs_f64() * 1e3),
+        format!("{:.2}", ms(both)),
+        format!("{:.2}", ms(full)),
         expected.len().to_string(),
         format!("{:.3}", expected.len() as f64 / image.len() as f64),
-    ]
+    ];
+    (row, [ms(journal), ms(both), ms(full)])
 }
 
 /// Two snapshots of a store between which so many entries changed, with or without the journal's notes of it.
@@ -132,15 +158,74 @@ fn key(entry: u32) -> [u8; 12] {
     key
 }
 
-fn median(other: &[u64], mut f: impl FnMut()) -> Duration {
-    let mut times: Vec<Duration> = (0..ROUNDS)
-        .map(|_| {
+/// Times everything once a round, and returns the median of each. All but the first find cold caches.
+fn medians<const N: usize>(other: &[u64], tasks: [&dyn Fn(); N]) -> [Duration; N] {
+    let time = |place: usize, task: &dyn Fn()| {
+        if place == 0 {
+            // What it needs is in the caches once it has run.
+            task();
+        } else {
             black_box(other.iter().step_by(8).sum::<u64>());
-            let start = Instant::now();
-            f();
-            start.elapsed()
-        })
-        .collect();
-    times.sort();
-    times[ROUNDS / 2]
+        }
+        let start = Instant::now();
+        task();
+        start.elapsed()
+    };
+    let rounds: [[Duration; N]; ROUNDS] = array::from_fn(|_| array::from_fn(|place| time(place, tasks[place])));
+    array::from_fn(|place| {
+        let mut times = rounds.map(|round| round[place]);
+        times.sort();
+        times[ROUNDS / 2]
+    })
+}
+
+/// Draws the times, in milliseconds, by the share of changed entries, in percent.
+fn plot(path: &str, entries: usize, points: &[(f64, Times)]) -> Result<(), Box<dyn Error>> {
+    const SERIES: [(&str, RGBColor); 3] = [
+        ("delta, by the journal", RGBColor(0x1b, 0x7f, 0x5c)),
+        ("delta, and written", RGBColor(0x1f, 0x5f, 0xbf)),
+        ("full image", RGBColor(0xc0, 0x50, 0x2d)),
+    ];
+    let all = points.iter().flat_map(|(_, times)| times).copied();
+    let (least, most) = all.fold((f64::MAX, f64::MIN), |(least, most), time| (least.min(time), most.max(time)));
+    // A little beyond whole powers of ten: what lies on the very end of an axis gets no label.
+    let powers =
+        |least: f64, most: f64| 0.8 * 10_f64.powf(least.log10().floor())..1.25 * 10_f64.powf(most.log10().ceil());
+
+    let root = SVGBackend::new(path, (800, 500)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let caption = format!("Checkpoint of {entries} entries, by what changed");
+    let mut chart = ChartBuilder::on(&root)
+        .caption(caption, ("sans-serif", 20))
+        .margin(16)
+        .x_label_area_size(44)
+        .y_label_area_size(64)
+        .build_cartesian_2d(powers(points[0].0, 100.0).log_scale(), powers(least, most).log_scale())?;
+    chart
+        .configure_mesh()
+        .x_desc("changed entries, %")
+        .y_desc("ms")
+        .x_label_formatter(&|share| share.to_string())
+        .y_label_formatter(&|time| time.to_string())
+        .label_style(("sans-serif", 14))
+        .light_line_style(BLACK.mix(0.05))
+        .bold_line_style(BLACK.mix(0.2))
+        .draw()?;
+    for (series, (name, color)) in SERIES.into_iter().enumerate() {
+        let line: Vec<(f64, f64)> = points.iter().map(|(share, times)| (*share, times[series])).collect();
+        chart
+            .draw_series(LineSeries::new(line.iter().copied(), color.stroke_width(2)))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2)));
+        chart.draw_series(line.into_iter().map(|point| Circle::new(point, 3, color.filled())))?;
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerRight)
+        .label_font(("sans-serif", 14))
+        .background_style(WHITE)
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
+    root.present()?;
+    Ok(())
 }

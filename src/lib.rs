@@ -26,6 +26,7 @@
 //! | what changed between two snapshots, as bytes or one by one | [`StateDelta`], [`StateSnapshot::diff`] |
 //! | snapshots inside of your own archived struct | [`ArchivedStateSnapshot`] |
 //! | state that moves between workers | [`KeyGroups`], [`StateSnapshot::split`], [`StateSnapshot::merge`], [`GroupedImage`] |
+//! | what is in a file, also a damaged one, and what of it can be read | [`ImageInfo`], and the example `inspect` |
 //! | what can go wrong | [`StateError`] |
 //! | a store of your own: how to write it, how to check it | [`StateStore`], the module `conformance` (a feature) |
 //!
@@ -97,8 +98,9 @@ pub use hot::{HotStats, HotStore, HotStoreBuilder};
 pub use key_group::KeyGroups;
 pub use memory::InMemoryStore;
 pub use snapshot::{
-    ArchivedStateSnapshot, Changes, Differences, Fingerprint, GroupedImage, ImageOptions, Progress, StateDelta,
-    StateSnapshot, StateSnapshotResolver, TryEntries,
+    ArchivedStateSnapshot, Changes, DeltaEnds, Differences, Fingerprint, GroupInfo, GroupedImage, ImageInfo, ImageKind,
+    ImageOptions, ImageTotals, Progress, SegmentInfo, StateDelta, StateSnapshot, StateSnapshotResolver, TryDifferences,
+    TryEntries,
 };
 pub use store::{Entries, KeyBounds, MAX_KEY_LEN, MAX_VALUE_LEN, StateStore, check_entry_len};
 

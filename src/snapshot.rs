@@ -19,6 +19,7 @@ mod fingerprint;
 mod format;
 mod grouped;
 mod image;
+mod inspect;
 mod lazy;
 #[cfg(feature = "mmap")]
 mod map;
@@ -46,18 +47,19 @@ use rkyv::rancor::BoxedError;
 use rkyv::{Archive, Deserialize};
 
 pub use archived::{ArchivedStateSnapshot, StateSnapshotResolver};
-pub use comparison::Differences;
 pub(crate) use comparison::{Compared, Comparison, Counts};
+pub use comparison::{Differences, TryDifferences};
 pub use delta::{Changes, StateDelta};
 pub use fingerprint::Fingerprint;
 pub use grouped::GroupedImage;
+pub use inspect::{DeltaEnds, GroupInfo, ImageInfo, ImageKind, ImageTotals, SegmentInfo};
 pub use progress::Progress;
 pub use write::ImageOptions;
 
 use crate::StateError;
 use crate::ext::decode;
 use crate::store::{Entries, KeyBounds, half_open};
-use comparison::{Handed, Join, Joined};
+use comparison::{Handed, Join, Joined, TryJoin};
 use format::{Header, Kind};
 use image::Image;
 use lazy::expect_sound;
@@ -378,6 +380,30 @@ impl StateSnapshot {
         match self.compare(earlier) {
             Some(comparison) => Box::new(Handed::new(comparison, true).map(|(key, _, old, new)| (key, old, new))),
             None => Box::new(Join::new(&**earlier.source(), &**self.source())),
+        }
+    }
+
+    /// As [`diff`](Self::diff), for images opened without reading them: both are read once, in order, as the iterator goes.
+    ///
+    /// # Errors
+    ///
+    /// The first damage of either, after all differences before it; nothing follows, for whether what the damaged part held
+    /// differs cannot be told. And [`StateError::Io`].
+    ///
+    /// ```
+    /// use opstate::StateSnapshot;
+    ///
+    /// let earlier = StateSnapshot::from_bytes_lazily(StateSnapshot::from_iter([("a", "1")]).to_bytes())?;
+    /// let later = StateSnapshot::from_iter([("a", "2")]);
+    /// let differences = later.try_diff(&earlier).collect::<Result<Vec<_>, _>>()?;
+    /// assert_eq!(differences, [("a".into(), Some("1".into()), Some("2".into()))]);
+    /// # Ok::<(), opstate::StateError>(())
+    /// ```
+    #[must_use]
+    pub fn try_diff<'a>(&'a self, earlier: &'a Self) -> TryDifferences<'a> {
+        match self.compare(earlier) {
+            Some(comparison) => Box::new(Handed::new(comparison, true).map(|(key, _, old, new)| Ok((key, old, new)))),
+            None => Box::new(TryJoin::new(&**earlier.source(), &**self.source())),
         }
     }
 

@@ -4,13 +4,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
-use std::{env, fs};
 
 use tempfile::TempDir;
+
+use crate::examples;
 
 const INPUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/flights-20k.csv");
 
@@ -20,26 +22,7 @@ const ALLOWED_LATENESS_MIN: i64 = 60;
 /// The path of the example, which belongs to the build this test belongs to.
 fn example() -> &'static Path {
     static EXAMPLE: OnceLock<PathBuf> = OnceLock::new();
-    EXAMPLE.get_or_init(|| {
-        let test = env::current_exe().unwrap();
-        let profile_dir = test.parent().and_then(Path::parent).unwrap();
-        let example = profile_dir.join("examples").join(format!("flights{}", env::consts::EXE_SUFFIX));
-        // `cargo test --test main` builds no examples: without this, the one of an earlier build would be tested.
-        let profile = profile_dir.file_name().and_then(|name| name.to_str()).unwrap();
-        let build = Command::new(env!("CARGO"))
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .args(["build", "--quiet", "--example", "flights"])
-            .args(["--profile", if profile == "debug" { "dev" } else { profile }])
-            .arg("--target-dir")
-            .arg(profile_dir.parent().unwrap())
-            .output();
-        match build {
-            Ok(build) => assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr)),
-            Err(error) => eprintln!("cannot run cargo, so the example is tested as it is: {error}"),
-        }
-        assert!(example.exists(), "{} is missing; build it with `cargo build --example flights`", example.display());
-        example
-    })
+    EXAMPLE.get_or_init(|| examples::built("flights"))
 }
 
 /// A job with a directory of its own for checkpoints and results.

@@ -15,14 +15,19 @@ use std::vec;
 
 use bytes::Bytes;
 
-use super::Source;
 use super::segment::ChangeKind;
+use super::{Source, TryEntries};
+use crate::StateError;
 use crate::handles::{LONGEST_RUN, Part, Run};
 use crate::store::Entries;
 
 /// An iterator over what differs between two snapshots, in the order of keys: key, old value, new value. A value is
 /// `None` where there is no entry; the two are never equal.
 pub type Differences<'a> = Box<dyn Iterator<Item = Difference> + 'a>;
+
+/// An iterator over what differs between two snapshots whose bytes are verified on the way, as
+/// [`StateSnapshot::try_diff`](crate::StateSnapshot::try_diff) returns it.
+pub type TryDifferences<'a> = Box<dyn Iterator<Item = Result<Difference, StateError>> + 'a>;
 
 type Difference = (Bytes, Option<Bytes>, Option<Bytes>);
 
@@ -175,6 +180,54 @@ impl Iterator for Join<'_> {
                 _ => {}
             }
         }
+    }
+}
+
+/// As [`Join`], over sources that may turn out to be damaged; nothing follows an error, for what the damaged part held is
+/// not known to differ.
+pub(super) struct TryJoin<'a> {
+    old: Peekable<TryEntries<'a>>,
+    new: Peekable<TryEntries<'a>>,
+    has_failed: bool,
+}
+
+impl<'a> TryJoin<'a> {
+    pub(super) fn new(old: &'a dyn Source, new: &'a dyn Source) -> Self {
+        let all = || (Bound::Unbounded, Bound::Unbounded);
+        Self { old: old.try_scan(all()).peekable(), new: new.try_scan(all()).peekable(), has_failed: false }
+    }
+
+    fn next_difference(&mut self) -> Result<Option<Difference>, StateError> {
+        loop {
+            let order = match (self.old.peek(), self.new.peek()) {
+                (None, None) => return Ok(None),
+                (Some(Ok((old, _))), Some(Ok((new, _)))) => old.cmp(new),
+                // An error is taken first, wherever it is: it stands for keys that may sort before the other's.
+                (Some(Err(_)), _) | (Some(_), None) => Ordering::Less,
+                (_, Some(Err(_))) | (None, Some(_)) => Ordering::Greater,
+            };
+            let old = self.old.next_if(|_| order.is_le()).transpose()?;
+            let new = self.new.next_if(|_| order.is_ge()).transpose()?;
+            match (old, new) {
+                (Some((key, old)), Some((_, new))) if old != new => return Ok(Some((key, Some(old), Some(new)))),
+                (Some((key, old)), None) => return Ok(Some((key, Some(old), None))),
+                (None, Some((key, new))) => return Ok(Some((key, None, Some(new)))),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Iterator for TryJoin<'_> {
+    type Item = Result<Difference, StateError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.has_failed {
+            return None;
+        }
+        let next = self.next_difference();
+        self.has_failed = next.is_err();
+        next.transpose()
     }
 }
 

@@ -126,6 +126,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    const ALL: [Self; 3] = [Self::Snapshot, Self::Delta, Self::Grouped];
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Snapshot => "snapshot",
@@ -135,7 +137,7 @@ impl Kind {
     }
 
     fn of(number: u16) -> Option<Self> {
-        [Self::Snapshot, Self::Delta, Self::Grouped].into_iter().find(|&kind| kind as u16 == number)
+        Self::ALL.into_iter().find(|&kind| kind as u16 == number)
     }
 }
 
@@ -236,6 +238,23 @@ impl Header {
         expect("this kind of image is unknown", number.into(), kind.unwrap_or(Kind::Snapshot) as u64)?;
         expect("these flags are unknown", u32::from_le_bytes(field(image, 12)).into(), 0)?;
         Ok(Self { kind: kind.unwrap_or(Kind::Snapshot), timestamp_ns: u64::from_le_bytes(field(image, 16)) })
+    }
+
+    /// Reads what a header says, be it true or not. `None` if it says no kind that there is.
+    ///
+    /// Where the checksum does not match, but would for another kind, it is that kind: more than one byte damaged in that
+    /// way is less likely than a kind that is.
+    pub(super) fn read_unchecked(header: &[u8; Self::LEN]) -> Option<(Self, u16, u32)> {
+        let matches = |kind: &Kind| {
+            let mut checked = *header;
+            checked[10..12].copy_from_slice(&(*kind as u16).to_le_bytes());
+            checksum(&checked[..Self::CHECKED]).to_le_bytes() == checked[Self::CHECKED..]
+        };
+        let said = Kind::of(u16::from_le_bytes(field(header, 10)));
+        let kind = Kind::ALL.into_iter().find(matches).or(said)?;
+        let timestamp_ns = u64::from_le_bytes(field(header, 16));
+        let (version, flags) = (u16::from_le_bytes(field(header, 8)), u32::from_le_bytes(field(header, 12)));
+        Some((Self { kind, timestamp_ns }, version, flags))
     }
 
     /// Fails for an image of another kind.
@@ -372,8 +391,13 @@ impl Trailer {
         let offset = len - Self::LEN as u64;
         let checked = [header, &bytes[..Self::CHECKED]].concat();
         verify_checksum("trailer", offset, u64::from_le_bytes(field(bytes, 72)), &checked)?;
+        Ok(Self::read_unchecked(bytes))
+    }
+
+    /// Reads what the last `LEN` bytes of an image say, be it true or not.
+    pub(super) fn read_unchecked(bytes: &[u8]) -> Self {
         let number = |index: usize| u64::from_le_bytes(field(bytes, index * 8));
-        Ok(Self {
+        Self {
             footer_offset: number(0),
             footer_len: number(1),
             segments: number(2),
@@ -382,7 +406,7 @@ impl Trailer {
             value_bytes: number(5),
             fingerprint: Fingerprint::from_le_bytes(field(bytes, 48)),
             footer_checksum: number(8),
-        })
+        }
     }
 
     /// Checks that the footer lies between the header and the trailer, which starts at `offset`.

@@ -58,20 +58,20 @@ use crate::{KeyGroups, StateError};
 
 /// What the directory says of one image.
 #[derive(Clone)]
-struct Entry {
-    offset: u64,
-    len: u64,
-    entries: u64,
+pub(super) struct Entry {
+    pub(super) offset: u64,
+    pub(super) len: u64,
+    pub(super) entries: u64,
     key_bytes: u64,
     value_bytes: u64,
     fingerprint: Fingerprint,
-    group: u32,
+    pub(super) group: u32,
     /// 0 in this version.
     reserved: u32,
 }
 
 impl Entry {
-    const LEN: usize = 64;
+    pub(super) const LEN: usize = 64;
 
     fn to_bytes(&self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
@@ -84,7 +84,8 @@ impl Entry {
         bytes
     }
 
-    fn read(bytes: &[u8]) -> Self {
+    /// Reads an entry from its `LEN` bytes.
+    pub(super) fn read(bytes: &[u8]) -> Self {
         let number = |index: usize| u64::from_le_bytes(field(bytes, index * 8));
         Self {
             offset: number(0),
@@ -104,7 +105,7 @@ impl Entry {
 }
 
 /// The bytes in front of the entries of the directory: the number of key groups.
-const DIRECTORY_START: usize = 8;
+pub(super) const DIRECTORY_START: usize = 8;
 
 /// The image of a snapshot with each key group as a part of its own, of which groups can be read one by one.
 ///

@@ -80,8 +80,7 @@ impl Image {
     pub(super) fn changes(&self) -> impl Iterator<Item = (Range<usize>, ChangeKind, Range<usize>)> + '_ {
         self.positions((Bound::Unbounded, Bound::Unbounded)).map(|at| {
             let (key, value) = self.entry(at);
-            let change = ChangeKind::of(self.bytes[self.segments[at.segment].changes + at.index]);
-            (key, change.expect("every change of a delta is known, or it is not verified"), value)
+            (key, self.segments[at.segment].change(&self.bytes, at.index), value)
         })
     }
 
@@ -189,6 +188,12 @@ impl Segment {
 
     pub(super) fn value(&self, image: &[u8], index: usize) -> Range<usize> {
         if self.blob.is_empty() { element(image, self.values, self.value_ends, index) } else { self.blob.clone() }
+    }
+
+    /// What became of a key, in a segment of a delta.
+    pub(super) fn change(&self, image: &[u8], index: usize) -> ChangeKind {
+        let change = ChangeKind::of(image[self.changes + index]);
+        change.expect("every change of a delta is known, or it is not verified")
     }
 
     /// The first index, from `low` on, whose key does not satisfy `before`, which holds for a run of keys.
@@ -324,21 +329,22 @@ impl<'a> Verifier<'a> {
         end: u64,
         first_key: &[u8],
     ) -> Result<(Segment, u64), StateError> {
-        let len = check_extent(descriptor, offset, end, first_key)?;
+        let len = check_extent(descriptor, offset, end, first_key.len())?;
         // Within the image from here on.
         let start = offset as usize;
         let bytes = &self.image[start..start + len as usize];
         let Self { kind, last_key, key_bytes, value_bytes, inserts, deletes, fingerprint, .. } = self;
-        let segment = check_segment(*kind, bytes, offset, descriptor, first_key, *last_key, |key, value, change| {
-            *key_bytes += key.len() as u64;
-            *value_bytes += value.len() as u64;
-            *inserts += u64::from(change == Some(ChangeKind::Insert));
-            if change == Some(ChangeKind::Delete) {
-                *deletes += 1;
-            } else {
-                fingerprint.add(key, value);
-            }
-        })?;
+        let segment =
+            check_segment(*kind, bytes, offset, descriptor, Some(first_key), *last_key, |key, value, change| {
+                *key_bytes += key.len() as u64;
+                *value_bytes += value.len() as u64;
+                *inserts += u64::from(change == Some(ChangeKind::Insert));
+                if change == Some(ChangeKind::Delete) {
+                    *deletes += 1;
+                } else {
+                    fingerprint.add(key, value);
+                }
+            })?;
         self.last_key = Some(&bytes[segment.key(bytes, segment.entries - 1)]);
         self.entries += segment.entries as u64;
         Ok((segment.moved_by(start), offset + len))
@@ -355,30 +361,30 @@ pub(super) fn check_room(trailer: &Trailer, trailer_offset: u64, len: usize) -> 
 }
 
 /// Checks where a segment lies, by its descriptor alone: it has to start at `offset` and end before `end`. Returns its
-/// length.
+/// length. `first_key_len` is how much of its first key there is in the footer.
 pub(super) fn check_extent(
     descriptor: &Descriptor,
     offset: u64,
     end: u64,
-    first_key: &[u8],
+    first_key_len: usize,
 ) -> Result<u64, StateError> {
     let check = |problem, found, expected| rule("segment", offset, problem, found, expected);
     check("its descriptor says another place", descriptor.offset, offset)?;
     check("there are other bytes where its descriptor has zeros", descriptor.reserved, 0)?;
-    check("its first key does not end within the footer", descriptor.first_key_len.into(), first_key.len() as u64)?;
+    check("its first key does not end within the footer", descriptor.first_key_len.into(), first_key_len as u64)?;
     let (_, len) = descriptor.extent().unwrap_or((0, u64::MAX));
     check("it does not end before the footer", len, len.min(end - offset))?;
     Ok(len)
 }
 
 /// Checks all `bytes` of a segment whose extent is sound, and calls `each` with its entries. Returns where its parts lie
-/// within `bytes`; `offset` is for errors.
+/// within `bytes`; `offset` is for errors, and `first_key` is what the footer says, if that is to be believed.
 pub(super) fn check_segment<'a>(
     kind: Kind,
     bytes: &'a [u8],
     offset: u64,
     descriptor: &Descriptor,
-    first_key: &[u8],
+    first_key: Option<&[u8]>,
     mut last_key: Option<&'a [u8]>,
     mut each: impl FnMut(&[u8], &[u8], Option<ChangeKind>),
 ) -> Result<Segment, StateError> {
@@ -424,7 +430,7 @@ pub(super) fn check_segment<'a>(
         check("a value is too long", value.len() as u64, value.len().min(MAX_VALUE_LEN) as u64)?;
         let ascends = last_key.is_none_or(|last| last < key);
         check("a key does not sort after the one before it", ascends.into(), 1)?;
-        if index == 0 {
+        if let (0, Some(first_key)) = (index, first_key) {
             check("its first key is not that of the footer", (key == first_key).into(), 1)?;
         }
         last_key = Some(key);

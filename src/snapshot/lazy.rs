@@ -211,7 +211,7 @@ impl LazyImage {
             let first_key = &first_keys[start..end];
             let at = offset;
             let check = |problem, found, expected| rule("segment", at, problem, found, expected);
-            let len = check_extent(&descriptor, offset, trailer.footer_offset, first_key)?;
+            let len = check_extent(&descriptor, offset, trailer.footer_offset, first_key.len())?;
             check("it is empty", descriptor.entries.into(), descriptor.entries.max(1).into())?;
             let most = descriptor.archive_len / 8;
             check(
@@ -308,8 +308,15 @@ impl LazyImage {
         let (_, len) = descriptor.extent().unwrap_or_default();
         let offset = descriptor.offset;
         let bytes = self.backing.read(offset..offset + len)?;
-        let segment =
-            check_segment(Kind::Snapshot, &bytes, offset, &descriptor, self.first_key(index), None, |_, _, _| {})?;
+        let segment = check_segment(
+            Kind::Snapshot,
+            &bytes,
+            offset,
+            &descriptor,
+            Some(self.first_key(index)),
+            None,
+            |_, _, _| {},
+        )?;
         let loaded = Loaded { bytes, segment };
         if index + 1 < self.segments() {
             let is_below = loaded.key(loaded.segment.entries - 1) < self.first_key(index + 1);

@@ -27,7 +27,7 @@ use opstate::{HotStore, StateStore};
 
 use footprint::{Counting, resident_bytes};
 use glued::GluedMaps;
-use rows::{ROWS, Targets};
+use rows::{ROWS, Row, Targets};
 use workload::{Shape, Workload, check_equal};
 
 #[global_allocator]
@@ -61,6 +61,13 @@ struct Args {
     /// Rounds of every row [default: 3 to 41, until they have taken some seconds].
     #[arg(long)]
     rounds: Option<usize>,
+    /// Every contender in a process of its own, all of them in turn, three times: with what one leaves in the C library's
+    /// heap, the others have nothing to do.
+    #[arg(long)]
+    apart: bool,
+    /// Run the rows for the contender of this place in the list and print medians.
+    #[arg(long, hide = true)]
+    alone: Option<usize>,
     /// Only how long the slowest calls of a HotStore take.
     #[arg(long)]
     pauses: bool,
@@ -89,18 +96,66 @@ fn main() {
             println!("\n{} entries\n{}", grouped(entries as f64), pauses::report(entries, &args.shape));
             continue;
         }
+        if let Some(place) = args.alone {
+            measure(entries, &mut [contender(place)], &args, |row, medians| println!("{}\t{}", row.name, medians[0]));
+            return;
+        }
         println!("\n{} entries\n{}", grouped(entries as f64), compare(entries, &args));
     }
 }
 
-/// Runs every row for every contender.
-fn compare(entries: usize, args: &Args) -> Table {
-    let work = Workload::new(entries, args.shape);
-    let mut contenders: Vec<Contender> = (CONTENDERS.iter().enumerate())
-        .map(|(place, &(name, make))| Contender { name, make, store: make(), is_base: place == 0 })
-        .collect();
-    let mut table = head(&contenders);
+fn contender(place: usize) -> Contender {
+    let (name, make) = CONTENDERS[place];
+    Contender { name, make, store: make(), is_base: place == 0 }
+}
 
+/// Runs every row for every contender, and the rows of memory.
+fn compare(entries: usize, args: &Args) -> Table {
+    let mut contenders: Vec<Contender> = (0..CONTENDERS.len()).map(contender).collect();
+    let mut table = head(&contenders);
+    let add = |row: &Row, medians: &[f64]| {
+        add_row(&mut table, row.name, medians, row.targets.map(|targets| target(targets, entries)));
+    };
+    if args.apart {
+        measure_apart(entries, args, add)
+    } else {
+        measure(entries, &mut contenders, args, add)
+    }
+    drop(contenders);
+    add_footprints(&mut table, entries, args);
+    progress("");
+    table
+}
+
+/// Runs every row in processes that have but one contender each, and hands out the medians of their medians.
+fn measure_apart(entries: usize, args: &Args, mut add: impl FnMut(&Row, &[f64])) {
+    let program = env::current_exe().expect("the program that runs has a path");
+    let Shape { key_len, value_len, zipf } = args.shape;
+    let options = format!("--key-bytes {key_len} --value-bytes {value_len}{}", if zipf { " --zipf" } else { "" });
+    let rounds = args.rounds.map(|rounds| format!("--rounds={rounds}"));
+    let mut times: Vec<Vec<Vec<f64>>> = vec![vec![Vec::new(); CONTENDERS.len()]; ROWS.len()];
+    for _ in 0..3 {
+        for (place, _) in CONTENDERS.iter().enumerate() {
+            let mut command = Command::new(&program);
+            command.args([&entries.to_string(), "--alone", &place.to_string(), "--rows", &args.rows]);
+            let output = command.args(options.split(' ')).args(&rounds).output().expect("this program runs");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            for line in String::from_utf8_lossy(&output.stdout).lines() {
+                let Some((name, time)) = line.split_once('\t') else { continue };
+                let row = ROWS.iter().position(|row| row.name == name).expect("a row of this list");
+                times[row][place].push(time.parse().expect("a number of nanoseconds"));
+            }
+        }
+    }
+    for (row, times) in ROWS.iter().zip(times).filter(|(_, times)| !times[0].is_empty()) {
+        let medians: Vec<f64> = times.into_iter().map(median).collect();
+        add(row, &medians);
+    }
+}
+
+/// Runs every row for these contenders in turn, and hands out the medians.
+fn measure(entries: usize, contenders: &mut [Contender], args: &Args, mut add: impl FnMut(&Row, &[f64])) {
+    let work = Workload::new(entries, args.shape);
     for (place, row) in ROWS.iter().enumerate() {
         // The first row fills the stores.
         if place > 0 && !row.name.contains(&args.rows) {
@@ -114,20 +169,21 @@ fn compare(entries: usize, args: &Args) -> Table {
             None => round >= 41 || (round >= 3 && start.elapsed() > Duration::from_secs(2)),
         };
         for round in (0..).take_while(|&round| !is_enough(round)) {
-            for (times, contender) in times.iter_mut().zip(&mut contenders) {
+            for (times, contender) in times.iter_mut().zip(&mut *contenders) {
                 settle_allocator(entries);
                 times.push((row.run)(&work, contender, round));
             }
         }
         let medians: Vec<f64> = times.into_iter().map(median).collect();
-        add_row(&mut table, row.name, &medians, row.targets.map(|targets| target(targets, entries)));
+        add(row, &medians);
         if place == 0 {
-            check_equal(&work, &contenders);
+            check_equal(&work, contenders);
         }
     }
-    check_equal(&work, &contenders);
-    drop(contenders);
+    check_equal(&work, contenders);
+}
 
+fn add_footprints(table: &mut Table, entries: usize, args: &Args) {
     for (value_len, targets) in [(args.shape.value_len, [2.0, 2.9, 3.0]), (100, [1.8; 3])] {
         if !"bytes".contains(&args.rows) || (value_len == 100 && args.shape.value_len != 8) {
             continue;
@@ -136,12 +192,10 @@ fn compare(entries: usize, args: &Args) -> Table {
         let both: Vec<(f64, f64)> =
             (0..CONTENDERS.len()).map(|place| elsewhere(place, entries, Shape { value_len, ..args.shape })).collect();
         let (allocated, resident): (Vec<f64>, Vec<f64>) = both.into_iter().unzip();
-        add_row(&mut table, &format!("allocated bytes an entry, value {value_len}"), &allocated, None);
+        add_row(table, &format!("allocated bytes an entry, value {value_len}"), &allocated, None);
         let name = format!("resident bytes an entry, value {value_len}");
-        add_row(&mut table, &name, &resident, Some(target(targets, entries)));
+        add_row(table, &name, &resident, Some(target(targets, entries)));
     }
-    progress("");
-    table
 }
 
 /// Makes the allocator do now what it put off when the last contender freed its many small blocks, so that the next one

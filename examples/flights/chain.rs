@@ -11,6 +11,7 @@
 //! depends on no older file. A run that resumes begins with one, too: its stores are new, perhaps of other workers, and
 //! have no snapshot in common with those of the run before.
 
+use std::io;
 use std::path::PathBuf;
 
 use crate::Result;
@@ -107,7 +108,7 @@ impl ChainWriter {
     }
 
     /// Writes a checkpoint; when this returns, it survives any crash. After an error, the one before is the newest still.
-    pub(crate) fn write(&mut self, checkpoint: Checkpoint, at: &dyn Fn(Step)) -> Result<Written> {
+    pub(crate) fn write(&mut self, checkpoint: Checkpoint, at: &dyn Fn(Step) -> io::Result<()>) -> Result<Written> {
         let (kind, record) = match &self.base {
             None => (Kind::Full, Record::full(&checkpoint)),
             Some(base) => (Kind::Delta, Record::delta(&checkpoint, base)),
@@ -130,14 +131,14 @@ impl ChainWriter {
     }
 
     /// Removes the oldest chains, which nothing builds on.
-    fn remove_old(&self, at: &dyn Fn(Step)) -> Result<()> {
+    fn remove_old(&self, at: &dyn Fn(Step) -> io::Result<()>) -> Result<()> {
         let mut chains = chains(&self.directory)?;
         chains.truncate(chains.len().saturating_sub(KEPT));
         for chain in chains {
             // From the newest on: after a crash, what is left is no delta without its base.
             for name in chain.into_iter().rev() {
                 self.directory.remove(name)?;
-                at(Step::Removing);
+                at(Step::Removing)?;
             }
         }
         Ok(())

@@ -45,7 +45,7 @@ impl std::fmt::Display for Name {
     }
 }
 
-/// Where the writing of a checkpoint has come to; for crashes that are asked for.
+/// Where the writing of a checkpoint has come to; for faults that are asked for.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Step {
     /// Half of its bytes are in a file with the name of an unfinished one.
@@ -108,7 +108,9 @@ impl Directory {
         let cannot_list = |error| self.unusable("list", &error);
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(cannot_list)? {
-            names.extend(entry.map_err(cannot_list)?.file_name().to_str().and_then(&parse));
+            let entry = entry.map_err(cannot_list)?;
+            let is_dir = entry.file_type().map_err(cannot_list)?.is_dir();
+            names.extend(entry.file_name().to_str().and_then(&parse).filter(|_| !is_dir));
         }
         names.sort_unstable();
         Ok(names)
@@ -127,23 +129,22 @@ impl Directory {
     /// Makes a file that survives a crash of the process or the machine. Says at which step it is.
     ///
     /// Under its name a file is complete from the first moment on: it gets the name when its bytes are on disk.
-    pub(crate) fn write(&self, name: Name, bytes: &[u8], at: &dyn Fn(Step)) -> Result<()> {
+    pub(crate) fn write(&self, name: Name, bytes: &[u8], at: &dyn Fn(Step) -> io::Result<()>) -> Result<()> {
         let (unfinished, path) = (self.unfinished_path_of(name), self.path_of(name));
         let write = || {
             let mut file = File::create(&unfinished)?;
             let (first, second) = bytes.split_at(bytes.len() / 2);
             file.write_all(first)?;
-            at(Step::HalfWritten);
+            at(Step::HalfWritten)?;
             file.write_all(second)?;
             file.sync_all()?;
-            at(Step::Written);
+            at(Step::Written)?;
             fs::rename(&unfinished, &path)?;
-            at(Step::Renamed);
+            at(Step::Renamed)?;
             // The name is on disk only when the directory is. Windows has no such call and needs none.
             #[cfg(unix)]
             File::open(&self.path)?.sync_all()?;
-            at(Step::Durable);
-            Ok(())
+            at(Step::Durable)
         };
         Ok(write().map_err(|error| self.unusable("write to", &error))?)
     }

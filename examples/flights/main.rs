@@ -27,6 +27,7 @@ mod checkpoint;
 mod directory;
 mod events;
 mod exchange;
+mod faults;
 mod operators;
 mod progress;
 mod reactor;
@@ -48,11 +49,12 @@ use crate::chain::{ChainWriter, load_newest};
 use crate::checkpoint::Job;
 use crate::directory::Directory;
 use crate::events::Source;
+use crate::faults::{Faults, Moment};
 use crate::operators::Operators;
 use crate::reactor::{Reactor, Schedule};
 use crate::report::{Report, counted, write_results};
 use crate::shards::{KEY_GROUPS, Shards};
-use crate::writer::{CrashIn, Writer};
+use crate::writer::Writer;
 
 pub(crate) type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
@@ -111,7 +113,11 @@ struct Args {
     /// Kill this process in a checkpoint, by its number in this run and a step of writing it: half-written, written,
     /// renamed, durable or removing; for example 3:renamed
     #[arg(long, value_name = "NUMBER:STEP")]
-    crash_in: Option<CrashIn>,
+    crash_in: Option<Moment>,
+
+    /// Let a checkpoint fail in the same way, as on a full disk; the job goes on
+    #[arg(long, value_name = "NUMBER:STEP")]
+    fail_in: Option<Moment>,
 
     /// Write the results to this file, as CSV
     #[arg(long, value_name = "FILE")]
@@ -164,7 +170,8 @@ fn run(args: &Args) -> Result<()> {
         eprintln!("there is no checkpoint to resume from; starting at the first event");
     }
     let chain = ChainWriter::new(directory, args.compact_every)?;
-    let (mut writer, snapshots) = Writer::start(chain, job, shards, args.crash_in)?;
+    let faults = Faults { crash_in: args.crash_in, fail_in: args.fail_in };
+    let (mut writer, snapshots) = Writer::start(chain, job, shards, faults)?;
 
     let schedule = Schedule {
         allowed_lateness_min: args.allowed_lateness,

@@ -1,6 +1,5 @@
 //! The reactor: the loop that takes event after event from the source, keeps time, draws barriers and feeds the workers.
 
-use std::process;
 use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use crate::calendar::Minute;
 use crate::checkpoint::Checkpoint;
 use crate::events::Departure;
 use crate::exchange::{Exchange, Message, WorkerIsGone};
+use crate::faults::crash;
 use crate::operators::{Operators, Slice};
 use crate::progress::Progress;
 use crate::report::counted;
@@ -169,10 +169,4 @@ impl<'a> Feed<'a, '_> {
         }
         !is_busy
     }
-}
-
-/// Kills this process: no destructor runs, no buffer is flushed, and every thread dies wherever it is.
-pub(crate) fn crash(when: &str) -> ! {
-    eprintln!("crashing {when}, as asked; go on with --resume");
-    process::abort();
 }

@@ -1,45 +1,16 @@
 //! The writer: a thread that gathers checkpoints from the workers and writes them, while the stream goes on.
 
-use std::str::FromStr;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
-
 use crate::Result;
 use crate::chain::{ChainWriter, Written};
 use crate::checkpoint::{Checkpoint, Job};
-use crate::directory::Step;
+use crate::faults::{Faults, Moment};
 use crate::operators::Slice;
 use crate::progress::Progress;
-use crate::reactor::crash;
 use crate::shards::{KEY_GROUPS, Shards};
-
-/// A crash in the middle of a checkpoint.
-#[derive(Clone, Copy)]
-pub(crate) struct CrashIn {
-    /// Counted from 1, in this run.
-    checkpoint: u64,
-    step: Step,
-}
-
-impl FromStr for CrashIn {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || format!("found {text:?}, expected a number and a step, such as 3:renamed");
-        let (checkpoint, step) = text.split_once(':').ok_or_else(expected)?;
-        Ok(Self {
-            checkpoint: checkpoint.parse().map_err(|_| expected())?,
-            step: Step::from_str(step, false).map_err(|_| {
-                let steps = Step::value_variants().iter().filter_map(ValueEnum::to_possible_value);
-                let steps: Vec<_> = steps.map(|step| step.get_name().to_owned()).collect();
-                format!("found the step {step:?}, expected one of {}", steps.join(", "))
-            })?,
-        })
-    }
-}
 
 /// What became of the checkpoints of a run.
 #[derive(Default)]
@@ -68,7 +39,7 @@ impl Writer {
         mut chain: ChainWriter,
         job: Job,
         shards: Shards,
-        crash_in: Option<CrashIn>,
+        faults: Faults,
     ) -> Result<(Self, Vec<Sender<Slice>>)> {
         let (begin, begun) = channel();
         let (report, done) = channel();
@@ -78,12 +49,7 @@ impl Writer {
                 // A worker that has failed never comes to the barrier, and its error ends the run.
                 let Ok(slices) = parts.iter().map(Receiver::recv).collect() else { return };
                 let start = Instant::now();
-                let at = |step: Step| {
-                    if crash_in.is_some_and(|crash| (crash.checkpoint, crash.step) == (number, step)) {
-                        let step = step.to_possible_value().map_or(String::new(), |step| step.get_name().to_owned());
-                        crash(&format!("in checkpoint {number} of this run at {step}"));
-                    }
-                };
+                let at = |step| faults.at(Moment { checkpoint: number, step });
                 let written = chain.write(Checkpoint { job, progress, key_groups: KEY_GROUPS, slices }, &at);
                 if report.send((written, start.elapsed())).is_err() {
                     return;

@@ -6,10 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::{env, fs};
+use std::time::Duration;
+use std::{env, fs, thread};
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use tempfile::TempDir;
 
 const INPUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/flights-20k.csv");
@@ -58,12 +61,17 @@ impl Job {
     }
 
     fn run(&self, more: &[&str]) -> Output {
+        self.command(more).output().unwrap()
+    }
+
+    fn command(&self, more: &[&str]) -> Command {
         let mut command = Command::new(example());
         // Where core dumps are on, they go to the current directory.
         command.current_dir(self.dir.path());
         command.arg("--checkpoint-dir").arg(self.checkpoint_dir());
         command.arg("--results").arg(self.dir.path().join("results.csv"));
-        command.args(&self.args).args(more).output().unwrap()
+        command.args(&self.args).args(more);
+        command
     }
 
     /// Runs to the end and returns the results and what was said on stderr.
@@ -512,6 +520,52 @@ fn a_crash_at_any_step_of_a_checkpoint_changes_nothing() {
             assert!(job.files().iter().all(|name| !name.ends_with(".tmp")), "{:?}", job.files());
         }
     }
+}
+
+#[test]
+fn a_crash_at_any_event_changes_nothing() {
+    let mut random = StdRng::seed_from_u64(7);
+    for _ in 0..24 {
+        let job = Job::new(&[]);
+        let mut more: Vec<String> = Vec::new();
+        for resume in [None, Some("--resume")] {
+            more = vec![
+                format!("--workers={}", random.random_range(1..6)),
+                format!("--store={}", if random.random() { "hot" } else { "memory" }),
+                format!("--barrier-every={}", random.random_range(80..700)),
+                format!("--compact-every={}", random.random_range(1..9)),
+            ];
+            more.extend(random.random::<bool>().then(|| "--skip-when-busy".into()));
+            more.extend(resume.map(String::from));
+            let crash_after = format!("--crash-after={}", random.random_range(1..9000));
+            job.crash(&more.iter().chain([&crash_after]).map(String::as_str).collect::<Vec<_>>());
+        }
+        let (results, said) = job.complete(&more.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(!said.contains("skipped"), "{said}");
+        assert_same(&results, expected());
+    }
+}
+
+#[test]
+fn a_kill_at_any_moment_changes_nothing() {
+    // Whenever that is: each time some more gets done, or at least nothing is lost.
+    let job = Job::new(&["--barrier-every", "40", "--compact-every", "6"]);
+    let mut reached = 0;
+    for (delay_ms, workers) in (5..).step_by(7).zip(["1", "2", "3"].into_iter().cycle()).take(24) {
+        let mut command = job.command(&["--workers", workers, "--resume"]);
+        let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        thread::sleep(Duration::from_millis(delay_ms));
+        process.kill().unwrap();
+        let said = stderr(&process.wait_with_output().unwrap());
+        assert!(!said.contains("skipped"), "{said}");
+        if let Some(at) = resumed_at(&said) {
+            assert!(at >= reached, "{at} after {reached}");
+            reached = at;
+        }
+    }
+    let (results, said) = job.complete(&["--resume"]);
+    assert!(resumed_at(&said).unwrap_or(0) >= reached, "{said}");
+    assert_same(&results, expected());
 }
 
 #[test]

@@ -44,7 +44,8 @@ fn load(directory: &Directory, chain: &[Name], job: Job) -> Result<Option<(Name,
     let mut newest: Option<(Name, Checkpoint)> = None;
     for (at, &name) in chain.iter().enumerate() {
         let path = directory.path_of(name);
-        let record = check_link(newest.as_ref(), name).and(Record::from_file_bytes(&directory.read(name)?));
+        let bytes = directory.read(name)?;
+        let record = check_link(newest.as_ref(), name).and_then(|()| Record::from_file_bytes(&bytes));
         if record.as_ref().is_ok_and(|record| record.job != job) {
             return Err(format!(
                 "the checkpoint {} is of a run with another --input or --allowed-lateness; repeat them, or start over \
@@ -70,12 +71,12 @@ fn load(directory: &Directory, chain: &[Name], job: Job) -> Result<Option<(Name,
 
 /// Fails for a delta without the checkpoint that it builds on.
 fn check_link(before: Option<&(Name, Checkpoint)>, name: Name) -> Result<(), Problem> {
-    let found = before.map(|(before, _)| before.number);
-    let Some(expected) = name.number.checked_sub(1).filter(|_| name.kind == Kind::Delta) else { return Ok(()) };
-    if found == Some(expected) {
+    let follows = before.is_some_and(|(before, _)| before.number + 1 == name.number);
+    if name.kind == Kind::Full || follows {
         return Ok(());
     }
-    let missing = [Kind::Full, Kind::Delta].map(|kind| Name { number: expected, kind }.to_string()).join(" or ");
+    let number = name.number.saturating_sub(1);
+    let missing = [Kind::Full, Kind::Delta].map(|kind| Name { number, kind }.to_string()).join(" or ");
     Err(Problem::MissingLink { missing })
 }
 

@@ -11,10 +11,10 @@
 //! ```
 //!
 //! ```text
-//!                           ┌─ exchange ─> worker: Operators, a store each ─┐ snapshots
-//!   source ──> reactor ─────┼─ by origin ─> worker ─────────────────────────┼──────────> writer ──> chain ──> directory
-//!              time, barriers, watermarks                                   │              full image or deltas
-//!                           └─ ... ───────> worker ─────────────────────────┘
+//!                              ┌─> worker: operators, a store each ─┐
+//!   source ──> reactor ─ exchange ─> worker                          ├─ snapshots ─> writer ─> chain ─> directory
+//!                              └─> worker                          ─┘
+//!        time, barriers   by origin                            at a barrier   full image or deltas
 //! ```
 //!
 //! Where to look: `operators.rs` for how operators use their stores, `reactor.rs` and `worker.rs` for barriers and

@@ -20,9 +20,6 @@ pub(crate) struct Shards {
 }
 
 impl Shards {
-    /// # Errors
-    ///
-    /// None, as there can be so many key groups.
     pub(crate) fn over(workers: u32) -> Result<Self, StateError> {
         Ok(Self { groups: KeyGroups::new(KEY_GROUPS)?, workers })
     }
@@ -59,9 +56,9 @@ impl Shards {
                 }
             }
         }
-        let merge = |parts: [Vec<StateSnapshot>; Operators::COUNT]| -> Result<Slice, StateError> {
-            let merged = parts.map(StateSnapshot::merge).into_iter().collect::<Result<Vec<_>, _>>()?;
-            Ok(std::array::from_fn(|operator| merged[operator].clone()))
+        let merge = |parts: [Vec<StateSnapshot>; Operators::COUNT]| {
+            let [airports, route_days, routes] = parts.map(StateSnapshot::merge);
+            Ok([airports?, route_days?, routes?])
         };
         parts.into_iter().map(merge).collect()
     }

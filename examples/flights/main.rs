@@ -190,6 +190,9 @@ fn run(args: &Args) -> Result<()> {
         eprintln!("did not crash: this run ended after {events}, before the {} asked for", HumanCount(asked));
     }
     let outcome = writer.finish()?;
+    if args.crash_in.is_some() {
+        eprintln!("did not crash: no checkpoint of this run came to what --crash-in asked for");
+    }
 
     if let Some(path) = &args.results {
         write_results(path, &reactor).map_err(|error| format!("cannot write {}: {error}", path.display()))?;

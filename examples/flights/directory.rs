@@ -68,7 +68,7 @@ pub(crate) struct Directory {
 impl Directory {
     pub(crate) fn open(path: PathBuf) -> Result<Self> {
         let directory = Self { path };
-        fs::create_dir_all(&directory.path).map_err(|error| directory.unusable("create", &error))?;
+        create_durably(&directory.path).map_err(|error| directory.unusable("create", &error))?;
         Ok(directory)
     }
 
@@ -141,9 +141,7 @@ impl Directory {
             at(Step::Written)?;
             fs::rename(&unfinished, &path)?;
             at(Step::Renamed)?;
-            // The name is on disk only when the directory is. Windows has no such call and needs none.
-            #[cfg(unix)]
-            File::open(&self.path)?.sync_all()?;
+            sync_names(&self.path)?;
             at(Step::Durable)
         };
         Ok(write().map_err(|error| self.unusable("write to", &error))?)
@@ -161,4 +159,18 @@ impl Directory {
             _ => Ok(()),
         }
     }
+}
+
+/// Creates a directory that survives a crash of the machine, and those above it that are missing.
+fn create_durably(path: &Path) -> io::Result<()> {
+    let here = Path::new(".");
+    let missing: Vec<&Path> = path.ancestors().take_while(|path| *path != Path::new("") && !path.exists()).collect();
+    fs::create_dir_all(path)?;
+    let above = |path: &Path| path.parent().filter(|above| *above != Path::new("")).unwrap_or(here).to_owned();
+    missing.into_iter().try_for_each(|path| sync_names(&above(path)))
+}
+
+/// Waits for the names in a directory to be on disk. Windows has no such call and needs none.
+fn sync_names(directory: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
 }

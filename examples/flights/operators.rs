@@ -11,14 +11,14 @@
 //! All sums are integers, so that they do not depend on the order of addition and a run that crashed and resumed ends
 //! with the same bytes as one that did not.
 
-use std::ops::AddAssign;
+use std::ops::{AddAssign, Range};
 
 use opstate::{StateError, StateSnapshot, StateStore, StateStoreExt};
 use rkyv::munge::munge;
 use rkyv::seal::Seal;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::calendar::{Day, Minute, day_of};
+use crate::calendar::{Day, day_of};
 use crate::events::{Airport, Departure};
 
 /// A flight that leaves more minutes late than this counts as delayed; so do the statistics this data comes from.
@@ -116,25 +116,20 @@ impl RouteDays {
         count(&mut self.0, &key, departure.delay_min)
     }
 
-    /// Closes the windows of all days before `end` and hands their contents to `emit`. Returns how many days that were.
+    /// Closes the windows of all days before `end` and hands their contents to `emit`.
     pub(crate) fn close_before(
         &mut self,
         end: Day,
         mut emit: impl FnMut(Day, &[u8], Delays) -> Result<(), StateError>,
-    ) -> Result<u64, StateError> {
+    ) -> Result<(), StateError> {
         let end = end.to_be_bytes();
-        let (mut days, mut last) = (0, None);
         for entry in self.0.scan_typed(..&end[..]) {
             let (key, delays) = entry?;
             let Some((day, route)) = key.split_first_chunk() else { continue };
-            let day = Day::from_be_bytes(*day);
-            if last != Some(day) {
-                (days, last) = (days + 1, Some(day));
-            }
-            emit(day, route, delays)?;
+            emit(Day::from_be_bytes(*day), route, delays)?;
         }
         self.0.delete_range(&[]..&end)?;
-        Ok(days)
+        Ok(())
     }
 }
 
@@ -179,7 +174,10 @@ impl Routes {
     }
 }
 
-/// All operators of the job.
+/// A snapshot of each operator, in the order of [`Operators::stores`].
+pub(crate) type Slice = [StateSnapshot; Operators::COUNT];
+
+/// All operators of the job, or a worker's slice of them.
 pub(crate) struct Operators {
     pub(crate) airports: Airports,
     pub(crate) route_days: RouteDays,
@@ -187,43 +185,47 @@ pub(crate) struct Operators {
 }
 
 impl Operators {
-    /// The names under which a checkpoint keeps the operators' state, in the order of [`stores`](Self::stores).
-    pub(crate) const NAMES: [&str; 3] = ["airports", "route days", "routes"];
+    pub(crate) const COUNT: usize = 3;
+
+    /// What operators are called, in the order of [`stores`](Self::stores).
+    pub(crate) const NAMES: [&str; Self::COUNT] = ["airports", "route days", "routes"];
+
+    /// Where the origin lies in an operator's keys. State is split by it; see `shards.rs`.
+    const ORIGINS: [Range<usize>; Self::COUNT] = [0..3, 4..7, 0..3];
 
     pub(crate) fn new(mut new_store: impl FnMut() -> Box<dyn StateStore>) -> Self {
         Self { airports: Airports(new_store()), route_days: RouteDays(new_store()), routes: Routes(new_store()) }
     }
 
-    pub(crate) fn stores(&self) -> [&dyn StateStore; 3] {
+    pub(crate) fn stores(&self) -> [&dyn StateStore; Self::COUNT] {
         [&*self.airports.0, &*self.route_days.0, &*self.routes.0]
     }
 
-    /// Moves the windows that end by `watermark` from `route_days` to `routes`; returns how many days that were.
-    pub(crate) fn close_windows(&mut self, watermark: Minute) -> Result<u64, StateError> {
-        let Self { route_days, routes, .. } = self;
-        route_days.close_before(day_of(watermark), |day, route, window| routes.on_window_closed(day, route, window))
+    /// The origin in a key of the operator that has this place in [`stores`](Self::stores).
+    pub(crate) fn origin_in_key(operator: usize, key: &[u8]) -> &[u8] {
+        key.get(Self::ORIGINS[operator].clone()).unwrap_or(key)
     }
 
-    pub(crate) fn snapshot(&self) -> Vec<(String, StateSnapshot)> {
-        Self::NAMES.into_iter().map(String::from).zip(self.stores().map(StateStore::snapshot)).collect()
+    pub(crate) fn on_departure(&mut self, departure: &Departure, is_late: bool) -> Result<(), StateError> {
+        self.airports.on_departure(departure)?;
+        if is_late { Ok(()) } else { self.route_days.on_departure(departure) }
+    }
+
+    /// Moves the windows of all days before `end` from `route_days` to `routes`.
+    pub(crate) fn close_windows(&mut self, end: Day) -> Result<(), StateError> {
+        let Self { route_days, routes, .. } = self;
+        route_days.close_before(end, |day, route, window| routes.on_window_closed(day, route, window))
+    }
+
+    pub(crate) fn snapshot(&self) -> Slice {
+        self.stores().map(StateStore::snapshot)
     }
 
     /// Puts the state of a checkpoint in place of the operators' own.
-    ///
-    /// # Errors
-    ///
-    /// If an operator has no state in it; then nothing changes.
-    pub(crate) fn restore(&mut self, snapshots: &[(String, StateSnapshot)]) -> crate::Result<()> {
-        let mut found = Vec::new();
-        for name in Self::NAMES {
-            let snapshot = snapshots.iter().find(|(of, _)| of == name);
-            let (_, snapshot) = snapshot.ok_or_else(|| format!("the checkpoint has no state of operator {name:?}"))?;
-            found.push(snapshot.clone());
-        }
+    pub(crate) fn restore(&mut self, slice: Slice) {
         let stores = [&mut self.airports.0, &mut self.route_days.0, &mut self.routes.0];
-        for (store, snapshot) in stores.into_iter().zip(found) {
+        for (store, snapshot) in stores.into_iter().zip(slice) {
             store.restore(snapshot);
         }
-        Ok(())
     }
 }

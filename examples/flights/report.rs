@@ -10,10 +10,12 @@ use indicatif::{HumanBytes, HumanCount};
 
 use crate::Result;
 use crate::calendar::{day_of, format_day};
-use crate::checkpoint::Written;
+use crate::directory::Kind;
 use crate::events::{Airport, Source};
-use crate::operators::{Delays, Operators};
+use crate::operators::{Delays, Operators, RouteTotal};
 use crate::reactor::Reactor;
+use crate::worker::{self, Worker};
+use crate::writer::Outcome;
 
 /// How many routes and airports are listed.
 const LISTED: usize = 10;
@@ -22,24 +24,43 @@ const LISTED: usize = 10;
 pub(crate) fn write_results(path: &Path, reactor: &Reactor) -> Result<()> {
     let mut csv = csv::Writer::from_path(path)?;
     csv.write_record(["of", "name", "flights", "delayed", "total_min", "worst_min", "days", "worst_day"])?;
-    for (route, total) in reactor.operators.routes.totals()? {
+    for (route, total) in route_totals(reactor)? {
         let [flights, delayed, total_min, worst_min] = fields(total.delays);
         let (days, worst_day) = (total.days.to_string(), format_day(total.worst_day));
         let row = ["route".into(), route_name(route), flights, delayed, total_min, worst_min, days, worst_day];
         csv.write_record(row)?;
     }
-    for (airport, delays) in reactor.operators.airports.totals()? {
+    for (airport, delays) in airport_totals(reactor)? {
         let [flights, delayed, total_min, worst_min] = fields(delays);
         let none = String::new;
         let row = ["airport".into(), airport_name(airport), flights, delayed, total_min, worst_min, none(), none()];
         csv.write_record(row)?;
     }
-    let progress = reactor.progress;
+    let progress = &reactor.progress;
     let (events, late, days) = (progress.position, progress.late, progress.windows_closed);
     csv.write_record(["all", "events", &events.to_string(), "", "", "", &days.to_string(), ""])?;
     csv.write_record(["all", "late", &late.to_string(), "", "", "", "", ""])?;
     csv.flush()?;
     Ok(())
+}
+
+/// The totals of all workers, in the order of one.
+fn route_totals(reactor: &Reactor) -> Result<Vec<([Airport; 2], RouteTotal)>> {
+    let mut totals = Vec::new();
+    for worker in &reactor.workers {
+        totals.extend(worker.operators.routes.totals()?);
+    }
+    totals.sort_by_key(|&(route, _)| route);
+    Ok(totals)
+}
+
+fn airport_totals(reactor: &Reactor) -> Result<Vec<(Airport, Delays)>> {
+    let mut totals = Vec::new();
+    for worker in &reactor.workers {
+        totals.extend(worker.operators.airports.totals()?);
+    }
+    totals.sort_by_key(|&(airport, _)| airport);
+    Ok(totals)
 }
 
 fn fields(delays: Delays) -> [String; 4] {
@@ -51,7 +72,7 @@ fn fields(delays: Delays) -> [String; 4] {
 pub(crate) struct Report<'a> {
     pub(crate) source: &'a Source,
     pub(crate) reactor: &'a Reactor,
-    pub(crate) written: &'a [Written],
+    pub(crate) outcome: &'a Outcome,
     pub(crate) min_flights: u32,
 }
 
@@ -76,7 +97,7 @@ impl Report<'_> {
     }
 
     fn routes(&self) -> Result<Table> {
-        let mut routes = self.reactor.operators.routes.totals()?;
+        let mut routes = route_totals(self.reactor)?;
         routes.retain(|(_, total)| total.delays.flights >= self.min_flights);
         routes.sort_by(|(_, a), (_, b)| b.delays.mean_min().total_cmp(&a.delays.mean_min()));
 
@@ -96,7 +117,7 @@ impl Report<'_> {
     }
 
     fn airports(&self) -> Result<Table> {
-        let mut airports = self.reactor.operators.airports.totals()?;
+        let mut airports = airport_totals(self.reactor)?;
         airports.sort_by_key(|(_, delays)| Reverse(delays.flights));
 
         let mut table = table(["Busiest", "Flights", "Mean", "Delayed"]);
@@ -113,27 +134,31 @@ impl Report<'_> {
 
     fn state(&self) -> Table {
         let mut table = table(["State", "Entries", "Bytes", "Peak"]);
-        let stores = self.reactor.operators.stores();
-        for ((name, store), peak) in Operators::NAMES.into_iter().zip(stores).zip(self.reactor.metrics.peak_bytes) {
+        let workers = &self.reactor.workers;
+        for (operator, name) in Operators::NAMES.into_iter().enumerate() {
+            let sum = |of: &dyn Fn(&Worker) -> usize| workers.iter().map(of).sum::<usize>() as u64;
             table.add_row([
                 name.into(),
-                HumanCount(store.len() as u64).to_string(),
-                HumanBytes(store.size_bytes() as u64).to_string(),
-                HumanBytes(peak as u64).to_string(),
+                HumanCount(sum(&|worker| worker.operators.stores()[operator].len())).to_string(),
+                HumanBytes(sum(&|worker| worker.operators.stores()[operator].size_bytes())).to_string(),
+                HumanBytes(sum(&|worker| worker.metrics.peak_bytes[operator])).to_string(),
             ]);
         }
         table
     }
 
     fn checkpoints(&self) -> Table {
-        let metrics = &self.reactor.metrics;
+        let workers = &self.reactor.workers;
+        let of_workers = |list: fn(&worker::Metrics) -> &[Duration]| {
+            workers.iter().flat_map(move |worker| list(&worker.metrics)).copied()
+        };
         let mut table = table(["Checkpoints", "Median", "Longest"]);
         for (name, times) in [
-            ("snapshot, on the loop", metrics.pauses.clone()),
-            ("wait for the writer", metrics.waits.clone()),
-            ("write, off the loop", self.written.iter().map(|written| written.time).collect()),
-            ("slowest event after one", metrics.slowest_after_snapshot.clone()),
-            ("slowest event otherwise", metrics.slowest_otherwise.clone()),
+            ("snapshot, on a worker", of_workers(|metrics| &metrics.pauses).collect()),
+            ("wait for the writer", self.reactor.metrics.waits.clone()),
+            ("write, off the loop", self.outcome.times.clone()),
+            ("slowest event after one", of_workers(|metrics| &metrics.slowest_after_snapshot).collect()),
+            ("slowest event otherwise", of_workers(|metrics| &metrics.slowest_otherwise).collect()),
         ] {
             let [median, longest] = median_and_longest(times).map(|time| time.map_or("-".into(), human));
             table.add_row([name.into(), median, longest]);
@@ -142,7 +167,7 @@ impl Report<'_> {
     }
 
     fn summary(&self, out: &mut String) -> Result<()> {
-        let (progress, metrics) = (self.reactor.progress, &self.reactor.metrics);
+        let (progress, metrics) = (&self.reactor.progress, &self.reactor.metrics);
         let days = || self.source.departures.iter().map(|departure| day_of(departure.scheduled));
         write!(out, " {}", counted(progress.position, "event"))?;
         if let (Some(first), Some(last)) = (days().min(), days().max()) {
@@ -161,12 +186,24 @@ impl Report<'_> {
         }
         writeln!(out)?;
 
-        let bytes = HumanBytes(self.written.iter().map(|written| written.bytes).sum());
-        write!(out, " {} written, {bytes} in all", counted(self.written.len() as u64, "checkpoint"))?;
+        let written = &self.outcome.written;
+        let bytes = HumanBytes(written.iter().map(|written| written.bytes).sum());
+        write!(out, " {} written, {bytes} in all", counted(written.len() as u64, "checkpoint"))?;
         if metrics.skipped > 0 {
             write!(out, "; {} skipped, as the writer was busy", HumanCount(metrics.skipped))?;
         }
+        if self.outcome.failed > 0 {
+            write!(out, "; {} failed", HumanCount(self.outcome.failed))?;
+        }
         writeln!(out)?;
+        for (kind, name) in [(Kind::Full, "in full"), (Kind::Delta, "of what changed")] {
+            let bytes: Vec<u64> = written.iter().filter(|written| written.kind == kind).map(|it| it.bytes).collect();
+            let (count, sum) = (bytes.len() as u64, bytes.iter().sum::<u64>());
+            if let Some(mean) = sum.checked_div(count) {
+                let (count, mean, sum) = (HumanCount(count), HumanCount(mean), HumanCount(sum));
+                writeln!(out, "   {count} {name}: {mean} bytes on average, {sum} in all")?;
+            }
+        }
         Ok(())
     }
 }

@@ -378,7 +378,6 @@ impl HotStore {
             },
             NewValue::Small(_) => {}
         }
-        table.prefetch_page(id);
         self.journal.get_mut().note(&self.versions, id);
         let moved = arena.append(&self.versions, id, key, new);
         table.set(&self.versions, id, moved);

@@ -180,15 +180,6 @@ impl<const PAGE: usize, const BRANCH: usize> EntryTable<PAGE, BRANCH> {
         }
     }
 
-    /// Asks for the page of an entry, which is about to be copied.
-    #[inline]
-    pub(super) fn prefetch_page(&self, id: u32) {
-        let (branch, page, _) = place::<PAGE, BRANCH>(id);
-        if let Some(page) = page_of(self.view.branches.get(branch), page) {
-            page.prefetch();
-        }
-    }
-
     /// The locations of this instant, for a snapshot that begins before the next write. O(n / (`PAGE` * `BRANCH`)).
     pub(super) fn freeze(&self) -> EntryView<PAGE, BRANCH> {
         EntryView { branches: self.view.branches.iter().map(Node::alias).collect() }

@@ -57,6 +57,10 @@ use versions::{Node, Versions};
 /// copies it.
 const LARGE_VALUE: usize = 512;
 
+/// For so many entries a restored hash index is sized beforehand. A snapshot that was opened without reading it may lie about
+/// how many it has; beyond this the index grows as they come.
+const UNVERIFIED: usize = 4 << 20;
+
 /// How many lookups of a batch are under way at once.
 const BATCH: usize = 16;
 
@@ -116,7 +120,8 @@ fn prefetch<T>(address: *const T) {
 /// few records at a write, so that it stays below half of what is live, and some KiB.
 ///
 /// [`clear`](StateStore::clear), [`restore`](StateStore::restore) and dropping the store are O(n). What was in the store is
-/// freed when what is restored is complete.
+/// freed when what is restored is complete: until then there is memory for both, beyond the budget if need be, and if reading
+/// the snapshot panics the store is as it was.
 ///
 /// Keys are hashed with random keys of each store's own, so that nobody can choose keys that collide. Nothing that leaves
 /// the store depends on them.
@@ -173,7 +178,7 @@ impl HotStoreBuilder {
         self
     }
 
-    /// Makes room for so many entries, so that the hash index need not grow until then.
+    /// Makes room for so many entries, so that the hash index need not grow until then: 15 bytes for each, at once.
     pub fn capacity(mut self, entries: usize) -> Self {
         self.capacity = entries;
         self
@@ -555,9 +560,12 @@ impl StateStore for HotStore {
 
     fn restore(&mut self, snapshot: StateSnapshot) {
         // Beside what there is, because a snapshot that is verified as it is read may panic.
-        let mut restored =
-            HotStoreBuilder { sizes: self.records.arena.sizes(), capacity: snapshot.len(), budget: self.budget }
-                .build();
+        let mut restored = HotStoreBuilder {
+            sizes: self.records.arena.sizes(),
+            capacity: snapshot.len().min(UNVERIFIED),
+            budget: self.budget,
+        }
+        .build();
         restored.versions = self.versions.fork();
         restored.fill(&snapshot);
         self.journal.get_mut().lose();

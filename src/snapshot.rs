@@ -312,14 +312,20 @@ impl StateSnapshot {
     /// Returns the fingerprint of the contents. O(n) the first time, then O(1); O(1) on an image that has been verified, on
     /// what a delta was applied to, and once it was written or a delta led to or from it whose other end was known.
     pub fn fingerprint(&self) -> Fingerprint {
-        *self.shared.fingerprint.get_or_init(|| {
-            let mut fingerprint = Fingerprint::EMPTY;
-            self.visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
-                fingerprint.add(key, value);
-                ControlFlow::Continue(())
-            });
-            fingerprint
-        })
+        expect_sound(self.try_fingerprint())
+    }
+
+    /// As [`fingerprint`](Self::fingerprint), for an image opened without reading it.
+    pub(crate) fn try_fingerprint(&self) -> Result<Fingerprint, StateError> {
+        if let Some(known) = self.shared.fingerprint.get() {
+            return Ok(*known);
+        }
+        let mut fingerprint = Fingerprint::EMPTY;
+        self.try_visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
+            fingerprint.add(key, value);
+            ControlFlow::Continue(())
+        })?;
+        Ok(*self.shared.fingerprint.get_or_init(|| fingerprint))
     }
 
     /// Returns what changed since `earlier`: applied to that, the delta gives this.
@@ -329,7 +335,8 @@ impl StateSnapshot {
     /// others of one `HotStore`, what it wrote and O(n / 64). Anything else is O(n). Either way the result is the same.
     ///
     /// The delta shares both snapshots and keeps them alive. "Earlier" is what `self` is compared with: a snapshot taken
-    /// later is as good, and its delta leads back.
+    /// later is as good, and its delta leads back. Of a snapshot that was opened without reading it,
+    /// [`verify`](Self::verify) all first: the comparison has no error to return.
     ///
     /// ```
     /// use opstate::{HotStore, StateStore};
@@ -424,7 +431,8 @@ impl StateSnapshot {
     ///
     /// # Errors
     ///
-    /// [`StateError::WrongBase`], and [`StateError::InconsistentDelta`] for a delta that someone forged.
+    /// [`StateError::WrongBase`], and [`StateError::InconsistentDelta`] for a delta that someone forged; of a base that was
+    /// opened without reading it, the damage that [`verify`](Self::verify) finds.
     ///
     /// ```
     /// use opstate::{StateError, StateSnapshot};

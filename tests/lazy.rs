@@ -393,6 +393,43 @@ fn a_reader_that_fails_is_an_error() {
 }
 
 #[test]
+fn what_a_delta_is_applied_to_fails_with_errors() {
+    let snapshot = numbered(100, 8);
+    let mut entries: Vec<_> = snapshot.iter().collect();
+    entries.remove(7);
+    entries[50].1 = Bytes::from_static(b"new");
+    let later = StateSnapshot::from_sorted(entries).unwrap();
+    // Few changes are looked up, many are found by a walk.
+    for delta in [later.delta_since(&snapshot), StateSnapshot::from_iter([("", ""); 0]).delta_since(&snapshot)] {
+        let image = image_of(&snapshot, 200);
+        let applied = snapshot.apply(&delta).unwrap();
+        let mut failures = 0;
+        loop {
+            let failing = Failing { image: Cursor::new(image.clone()), reads_left: failures, ends: false };
+            let result = StateSnapshot::from_reader(failing).and_then(|base| base.apply(&delta)).and_then(|opened| {
+                opened.verify()?;
+                opened.try_get(&3_u32.to_be_bytes())?;
+                let entries: Result<Vec<_>, _> = opened.try_scan(..).collect();
+                assert!(applied.iter().eq(entries?));
+                opened.write_with(ImageOptions::new().threads(2), &mut Vec::new())
+            });
+            match result {
+                Ok(_) => break,
+                Err(StateError::Io(_)) => failures += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(failures > 30, "{failures}");
+
+        let mut damaged = image;
+        let (start, _) = extents(&damaged)[3];
+        damaged[start + 8] ^= 1;
+        let error = StateSnapshot::from_bytes_lazily(damaged).unwrap().apply(&delta).unwrap_err();
+        assert!(matches!(error, StateError::ChecksumMismatch { .. }), "{error}");
+    }
+}
+
+#[test]
 fn a_segment_that_changes_is_noticed_by_a_reader() {
     let snapshot = numbered(100, 8);
     let mut image = image_of(&snapshot, 200);

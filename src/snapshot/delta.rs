@@ -30,10 +30,12 @@ use bytes::Bytes;
 use super::comparison::{Handed, visit_differences};
 use super::format::{Base, checksums_are_ignored};
 use super::image::Image;
+use super::lazy::expect_sound;
 use super::overlay::{Overlay, find_all};
 use super::segment::ChangeKind;
 use super::{Comparison, Counts, Fingerprint, ImageOptions, Shared as SharedSnapshot, Source, StateSnapshot, write};
 use crate::StateError;
+use crate::error::shown;
 use crate::handles::Part;
 
 /// An iterator over the changes of a delta, in the order of keys: key, and new value or `None` if it was deleted.
@@ -175,7 +177,7 @@ impl StateDelta {
     ///
     /// As [`write_to`](Self::write_to).
     pub fn write_with(&self, options: ImageOptions, out: impl Write) -> Result<u64, StateError> {
-        let (fingerprint, result) = self.ends();
+        let (fingerprint, result) = self.try_ends()?;
         let Counts { inserts, deletes, .. } = self.shared.counts;
         let base = Base { fingerprint, result, inserts: inserts as u64, deletes: deletes as u64 };
         let added = self.shared.difference.get().map(|&(_, added)| added);
@@ -273,8 +275,8 @@ impl StateDelta {
     /// # }
     /// ```
     pub fn merge(&self, next: &Self) -> Result<Self, StateError> {
-        let (base, found) = self.ends();
-        let (expected, result) = next.ends();
+        let (base, found) = self.try_ends()?;
+        let (expected, result) = next.try_ends()?;
         check_fingerprint(found, expected)?;
         let mut counts = Counts::default();
         let mut added = Fingerprint::EMPTY;
@@ -302,17 +304,21 @@ impl StateDelta {
 
     /// The fingerprints before and after.
     fn ends(&self) -> (Fingerprint, Fingerprint) {
+        expect_sound(self.try_ends())
+    }
+
+    fn try_ends(&self) -> Result<(Fingerprint, Fingerprint), StateError> {
         let (earlier, later) = match &self.shared.changes {
             Stored::Between { earlier, later, .. } => (&*earlier.shared, &*later.shared),
-            Stored::Image { base, .. } => return (base.fingerprint, base.result),
-            Stored::Merged { base, result, .. } => return (*base, *result),
+            Stored::Image { base, .. } => return Ok((base.fingerprint, base.result)),
+            Stored::Merged { base, result, .. } => return Ok((*base, *result)),
         };
         let known = |snapshot: &SharedSnapshot| snapshot.fingerprint.get().copied();
         if known(earlier).is_none() && known(later).is_none() {
-            self.set_one_end();
+            self.set_one_end()?;
         }
         let (removed, added) = *self.shared.difference.get_or_init(|| self.find_difference());
-        match (known(earlier), known(later)) {
+        Ok(match (known(earlier), known(later)) {
             (Some(base), _) => {
                 // Another thread may have been first; it found the same.
                 let result = base.minus(removed).plus(added);
@@ -325,15 +331,16 @@ impl StateDelta {
                 let _ = earlier.fingerprint.set(base);
                 (base, result)
             }
-        }
+        })
     }
 
     /// Makes the fingerprint of one end known, of whichever has less to walk over.
-    fn set_one_end(&self) {
+    fn set_one_end(&self) -> Result<(), StateError> {
         if let Stored::Between { earlier, later, .. } = &self.shared.changes {
             let cheaper = if earlier.size_bytes() <= later.size_bytes() { earlier } else { later };
-            cheaper.fingerprint();
+            cheaper.try_fingerprint()?;
         }
+        Ok(())
     }
 
     fn find_difference(&self) -> (Fingerprint, Fingerprint) {
@@ -388,12 +395,16 @@ impl StateDelta {
 
 /// Applies `delta` to `base`; see [`StateSnapshot::apply`].
 pub(super) fn apply(base: &StateSnapshot, delta: &StateDelta) -> Result<StateSnapshot, StateError> {
-    check_fingerprint(base.fingerprint(), delta.base_fingerprint())?;
-    let kinds: Vec<ChangeKind> = delta.changes().map(|(_, change, _)| change).collect();
-    let changes: Vec<(Bytes, Option<Bytes>)> = delta.iter().collect();
+    // What a base says of itself is not relied upon before it is verified.
+    base.verify()?;
+    let mut fingerprint = base.try_fingerprint()?;
+    check_fingerprint(fingerprint, delta.try_ends()?.0)?;
+    let (kinds, changes): (Vec<ChangeKind>, Vec<(Bytes, Option<Bytes>)>) = delta
+        .changes()
+        .map(|(key, change, value)| (change, (key, (change != ChangeKind::Delete).then_some(value))))
+        .unzip();
     let source = base.source();
     let (mut len, mut size) = (source.len(), source.size_bytes());
-    let mut fingerprint = base.fingerprint();
     let mut result = Ok(());
     find_all(&**source, &changes, &mut |place, old| {
         let (key, new) = &changes[place];
@@ -414,7 +425,7 @@ pub(super) fn apply(base: &StateSnapshot, delta: &StateDelta) -> Result<StateSna
             len += 1;
         }
         ControlFlow::Continue(())
-    });
+    })?;
     result?;
     check_result(fingerprint, delta)?;
     let overlay = Overlay::new(Arc::clone(source), changes, len, size);
@@ -453,8 +464,7 @@ fn check_result(found: Fingerprint, delta: &StateDelta) -> Result<(), StateError
 }
 
 fn inconsistent(problem: &'static str, key: &[u8]) -> StateError {
-    let start = key[..key.len().min(32)].escape_ascii().to_string();
-    StateError::InconsistentDelta { problem, key: start, key_len: key.len() }
+    StateError::InconsistentDelta { problem, key: shown(key), key_len: key.len() }
 }
 
 /// Walks two lists of changes, the second of which follows the first, and yields what both together do.

@@ -53,17 +53,12 @@ impl Fingerprint {
         (self.0 as u64, (self.0 >> 64) as u64)
     }
 
-    /// The fingerprint of both contents, which have no entry in common.
-    pub(super) const fn with(self, other: Self) -> Self {
-        Self(self.0.wrapping_add(other.0))
-    }
-
     /// Counts in one more entry.
     pub(super) fn add(&mut self, key: &[u8], value: &[u8]) {
         self.0 = self.0.wrapping_add(hash_entry(key, value));
     }
 
-    /// The fingerprint of these entries and those of `other`.
+    /// The fingerprint of these entries and those of `other`, of which none is among them.
     pub(super) const fn plus(self, other: Self) -> Self {
         Self(self.0.wrapping_add(other.0))
     }

@@ -199,7 +199,7 @@ impl GroupedImage {
             entries = entries.saturating_add(entry.entries);
             key_bytes = key_bytes.saturating_add(entry.key_bytes);
             value_bytes = value_bytes.saturating_add(entry.value_bytes);
-            fingerprint = fingerprint.with(entry.fingerprint);
+            fingerprint = fingerprint.plus(entry.fingerprint);
             directory.push(entry);
         }
         in_directory("the images do not end where it starts", offset, trailer.footer_offset)?;
@@ -474,7 +474,7 @@ impl<W: Write> GroupedWriter<W> {
             trailer.entries += entry.entries;
             trailer.key_bytes += entry.key_bytes;
             trailer.value_bytes += entry.value_bytes;
-            trailer.fingerprint = trailer.fingerprint.with(entry.fingerprint);
+            trailer.fingerprint = trailer.fingerprint.plus(entry.fingerprint);
         }
         (trailer.footer_len, trailer.footer_checksum) = (footer.len() as u64, checksum(&footer));
         self.out.write_all(&footer)?;

@@ -489,8 +489,8 @@ impl Trailer {
 ///
 /// Each segment of such an image is verified when a read first comes to it. Methods that return no error **panic** then
 /// if it is damaged, with the error's text; the `try_` methods return the error. So does
-/// [`StateStore::restore`](crate::StateStore::restore), which may leave the store with any part of the contents;
-/// [`try_restore`](crate::StateStoreExt::try_restore) does not. After a successful [`verify`](StateSnapshot::verify) nothing
+/// [`StateStore::restore`](crate::StateStore::restore), which may leave a store with any part of the contents (but not a
+/// [`HotStore`](crate::HotStore)); [`try_restore`](crate::StateStoreExt::try_restore) does not. After a successful [`verify`](StateSnapshot::verify) nothing
 /// of an image in memory is verified again.
 ///
 /// [`len`](StateSnapshot::len) and [`size_bytes`](StateSnapshot::size_bytes) are what the image says of itself until
@@ -524,8 +524,8 @@ impl StateSnapshot {
     /// Opens an image in anything that can be read from any place, a [`File`](std::fs::File) for instance, by its footer.
     ///
     /// Every read reads the segments that it needs, and verifies them; the last one is kept. So this takes memory for the
-    /// footer (40 bytes and a key for each segment, and 8 more) and one segment (twice while it is read), whatever the size
-    /// of the image, and a store is restored from it without the image being in memory. To watch or cancel that, count
+    /// footer (40 bytes and a key for each segment, and 8 more) and one segment (twice while it is read; of a grouped image one
+    /// for each group), whatever the size of the image, and a store is restored from it without the image being in memory. To watch or cancel that, count
     /// or fail in a reader of your own. Whoever reads at random pays for a whole segment
     /// (64 KiB, or one longer value) each time; one thread reads at a time. Handles keep their segment alive.
     ///

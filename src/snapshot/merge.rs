@@ -136,7 +136,7 @@ impl Source for Merged {
     fn verify(&self) -> Result<Option<Fingerprint>, StateError> {
         let mut sum = Some(Fingerprint::EMPTY);
         for part in &self.parts {
-            sum = part.verify()?.zip(sum).map(|(part, sum)| sum.with(part));
+            sum = part.verify()?.zip(sum).map(|(part, sum)| sum.plus(part));
         }
         self.check_disjoint()?;
         Ok(sum)
@@ -260,7 +260,7 @@ impl StateSnapshot {
         }
         merged.check_disjoint()?;
         let known = |slice: &Self| slice.shared.fingerprint.get().copied();
-        let sum = slices.iter().try_fold(Fingerprint::EMPTY, |sum, slice| Some(sum.with(known(slice)?)));
+        let sum = slices.iter().try_fold(Fingerprint::EMPTY, |sum, slice| Some(sum.plus(known(slice)?)));
         Ok(Self::opened(timestamp_ns, sum, Arc::new(merged)))
     }
 }

@@ -21,8 +21,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Source;
+use super::lazy::expect_sound;
 use super::sorted::within;
+use super::{Fingerprint, Source, TryEntries};
+use crate::StateError;
 use crate::store::{Entries, KeyBounds};
 
 /// A key with its new value, or without one if it was deleted.
@@ -70,16 +72,16 @@ pub(super) fn find_all<T>(
     source: &dyn Source,
     changes: &[(Bytes, T)],
     f: &mut dyn FnMut(usize, Option<&[u8]>) -> ControlFlow<()>,
-) {
+) -> Result<(), StateError> {
     /// A lookup costs about as much as walking over so many entries.
     const LOOKUP: usize = 16;
     if changes.len() < source.len() / LOOKUP {
         for (place, (key, _)) in changes.iter().enumerate() {
-            if f(place, source.get(key).as_deref()).is_break() {
-                return;
+            if f(place, source.try_get(key)?.as_deref()).is_break() {
+                break;
             }
         }
-        return;
+        return Ok(());
     }
     let (mut next, mut flow) = (0, ControlFlow::Continue(()));
     let mut step = |next: &mut usize, value: Option<&[u8]>| {
@@ -87,7 +89,7 @@ pub(super) fn find_all<T>(
         flow = f(*next - 1, value);
         flow
     };
-    source.visit((Bound::Unbounded, Bound::Unbounded), &mut |key, value| {
+    source.try_visit((Bound::Unbounded, Bound::Unbounded), &mut |key, value| {
         while let Some((other, _)) = changes.get(next) {
             match other[..].cmp(key) {
                 Ordering::Less => step(&mut next, None)?,
@@ -96,11 +98,12 @@ pub(super) fn find_all<T>(
             }
         }
         ControlFlow::Break(())
-    });
+    })?;
     while next < changes.len() && flow.is_continue() {
         next += 1;
         flow = f(next - 1, None);
     }
+    Ok(())
 }
 
 impl Source for Overlay {
@@ -113,21 +116,33 @@ impl Source for Overlay {
     }
 
     fn get(&self, key: &[u8]) -> Option<Bytes> {
-        match self.changes.binary_search_by(|(other, _)| other[..].cmp(key)) {
-            Ok(found) => self.changes[found].1.clone(),
-            Err(_) => self.base.get(key),
-        }
+        expect_sound(self.try_get(key))
     }
 
     fn scan<'a>(&'a self, range: KeyBounds<'a>) -> Entries<'a> {
+        Box::new(self.try_scan(range).map(expect_sound))
+    }
+
+    fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+        expect_sound(self.try_visit(range, f));
+    }
+
+    fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        match self.changes.binary_search_by(|(other, _)| other[..].cmp(key)) {
+            Ok(found) => Ok(self.changes[found].1.clone()),
+            Err(_) => self.base.try_get(key),
+        }
+    }
+
+    fn try_scan<'a>(&'a self, range: KeyBounds<'a>) -> TryEntries<'a> {
         let mut changes = within(&self.changes, range).iter().peekable();
-        let mut base = self.base.scan(range).peekable();
+        let mut base = self.base.try_scan(range).peekable();
         Box::new(std::iter::from_fn(move || {
             loop {
                 let order = match (changes.peek(), base.peek()) {
-                    (None, _) => Ordering::Greater,
+                    (None, _) | (_, Some(Err(_))) => Ordering::Greater,
                     (Some(_), None) => Ordering::Less,
-                    (Some((changed, _)), Some((key, _))) => changed.cmp(key),
+                    (Some((changed, _)), Some(Ok((key, _)))) => changed.cmp(key),
                 };
                 match order {
                     Ordering::Greater => return base.next(),
@@ -135,16 +150,20 @@ impl Source for Overlay {
                     Ordering::Equal => drop(base.next()),
                 }
                 if let Some((key, Some(value))) = changes.next() {
-                    return Some((key.clone(), value.clone()));
+                    return Some(Ok((key.clone(), value.clone())));
                 }
             }
         }))
     }
 
-    fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+    fn try_visit(
+        &self,
+        range: KeyBounds<'_>,
+        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StateError> {
         let mut changes = within(&self.changes, range).iter().peekable();
         let mut flow = ControlFlow::Continue(());
-        self.base.visit(range, &mut |key, value| {
+        self.base.try_visit(range, &mut |key, value| {
             while let Some((changed, new)) = changes.next_if(|(changed, _)| changed[..] <= *key) {
                 if let Some(new) = new {
                     flow = f(changed, new);
@@ -156,15 +175,25 @@ impl Source for Overlay {
             }
             flow = f(key, value);
             flow
-        });
+        })?;
         for (key, new) in changes {
             if flow.is_break() {
-                return;
+                break;
             }
             if let Some(new) = new {
                 flow = f(key, new);
             }
         }
+        Ok(())
+    }
+
+    fn is_for_many_readers(&self) -> bool {
+        self.base.is_for_many_readers()
+    }
+
+    fn verify(&self) -> Result<Option<Fingerprint>, StateError> {
+        // That of the base is not this one's.
+        self.base.verify().map(|_| None)
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

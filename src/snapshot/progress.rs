@@ -77,7 +77,7 @@ impl StateSnapshot {
         Self::read_with_progress(input, |_| ControlFlow::Continue(()))
     }
 
-    /// As [`read_from`](Self::read_from), and calls `progress` after every MiB and at the end. Where it returns
+    /// As [`read_from`](Self::read_from), and calls `progress` after every MiB and after what remains. Where it returns
     /// [`ControlFlow::Break`], reading stops.
     ///
     /// # Errors

@@ -250,7 +250,7 @@ impl<W: Write> ImageWriter<W> {
     /// Writes a segment, with `blob` behind it.
     pub(super) fn emit(&mut self, sealed: Sealed, blob: &[u8]) -> io::Result<()> {
         let Sealed { mut columns, archive, archive_len, checksum, fingerprint } = sealed;
-        self.fingerprint = self.fingerprint.with(fingerprint);
+        self.fingerprint = self.fingerprint.plus(fingerprint);
         let first_key = columns.first_key();
         let descriptor = Descriptor {
             offset: self.written,

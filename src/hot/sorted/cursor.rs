@@ -24,6 +24,7 @@ use std::slice;
 use super::Keys;
 use super::leaf::Leaf;
 use super::node::{Child, Cut, Inner};
+use crate::store::prefix_end;
 
 /// More levels than a tree can have: two neighbours hold at least 17 children together, so that each level has several
 /// times the nodes of the one above, and there are less than 2^32 ids.
@@ -62,7 +63,7 @@ impl<'a, K: Keys, const L: usize, const I: usize> Ids<'a, K, L, I> {
 
     /// The ids of the keys that start with `prefix`.
     pub(super) fn starting_with(root: Option<&'a Child<L, I>>, keys: &'a K, prefix: &'a [u8]) -> Self {
-        let end = successor(prefix).map(|key| End { key: key.into(), after: false });
+        let end = prefix_end(prefix).map(|key| End { key: key.into(), after: false });
         Self::between(root, keys, Some(Cut { key: prefix, after: false }), end)
     }
 
@@ -185,14 +186,6 @@ impl<K: Keys, const L: usize, const I: usize> Iterator for Ids<'_, K, L, I> {
             self.next_leaf();
         }
     }
-}
-
-/// The least key above all that start with `prefix`; `None` if there is none.
-fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
-    let last = prefix.iter().rposition(|&byte| byte < u8::MAX)?;
-    let mut successor = prefix[..=last].to_vec();
-    successor[last] += 1;
-    Some(successor)
 }
 
 /// Where a range begins or ends; `None` at the end of all keys.

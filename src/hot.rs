@@ -116,7 +116,7 @@ fn prefetch<T>(address: *const T) {
 /// Values of up to 512 bytes lie in the store's memory, and [`get`](StateStore::get) copies them; longer ones are handles
 /// of their own, which `get` clones and [`put_bytes`](StateStore::put_bytes) takes without a copy.
 ///
-/// Memory is that of the entries and about 47 bytes for each. What deleted and replaced values leave behind is recovered a
+/// Memory is that of the entries and about 50 bytes for each. What deleted and replaced values leave behind is recovered a
 /// few records at a write, so that it stays below half of what is live, and some KiB.
 ///
 /// [`clear`](StateStore::clear), [`restore`](StateStore::restore) and dropping the store are O(n). What was in the store is

@@ -250,7 +250,7 @@ fn lose_home<const BUCKETS: usize>() {
 }
 
 #[test]
-fn miri_growth_spills_what_loses_its_room() {
+fn growth_spills_what_loses_its_room() {
     // One splits, one enlarges its only segment.
     lose_home::<16>();
     lose_home::<32>();

@@ -485,7 +485,7 @@ impl HotStore {
     }
 
     fn range<'a>(&'a self, range: KeyBounds<'a>) -> Scan<'a, Live> {
-        Scan::new(&self.records, self.sorted.range(&self.records, range))
+        Scan::new(&self.records, self.sorted.view().range(&self.records, range))
     }
 }
 
@@ -527,7 +527,7 @@ impl StateStore for HotStore {
     }
 
     fn prefix_scan<'a>(&'a self, prefix: &'a [u8]) -> Box<dyn Iterator<Item = (Bytes, Bytes)> + 'a> {
-        let ids = self.sorted.prefix(&self.records, prefix);
+        let ids = self.sorted.view().prefix(&self.records, prefix);
         Box::new(Handles::new(Scan::new(&self.records, ids).map(parts)))
     }
 
@@ -611,7 +611,7 @@ impl StateStore for HotStore {
     }
 
     fn delete_range(&mut self, range: Range<&[u8]>) -> Result<usize, StateError> {
-        let ids: Vec<u32> = self.sorted.range(&self.records, half_open(range)).collect();
+        let ids: Vec<u32> = self.sorted.view().range(&self.records, half_open(range)).collect();
         self.remove_ids(&ids);
         Ok(ids.len())
     }

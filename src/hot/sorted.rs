@@ -76,13 +76,13 @@ pub(super) trait Keys {
 ///
 /// It must be [cleared](Self::clear) before it is dropped, or its nodes are never freed.
 pub(super) struct SortedIndex<const L: usize = 64, const I: usize = 64> {
-    root: Option<Child<L, I>>,
+    view: SortedView<L, I>,
     height: usize,
-    len: usize,
     allocated: usize,
 }
 
-/// The index at one instant. Valid as long as the claim lives that was made at that instant.
+/// Reads an index: the one that it is a part of, or as that was at one instant, as long as the claim lives that was made
+/// then.
 pub(super) struct SortedView<const L: usize = 64, const I: usize = 64> {
     root: Option<Child<L, I>>,
     len: usize,
@@ -127,11 +127,16 @@ impl<const L: usize, const I: usize> SortedIndex<L, I> {
     /// An empty index. Allocates nothing.
     pub(super) fn new() -> Self {
         const { Self::SIZES_FIT };
-        Self { root: None, height: 0, len: 0, allocated: 0 }
+        Self { view: SortedView { root: None, len: 0 }, height: 0, allocated: 0 }
+    }
+
+    /// The index to be read.
+    pub(super) fn view(&self) -> &SortedView<L, I> {
+        &self.view
     }
 
     pub(super) fn len(&self) -> usize {
-        self.len
+        self.view.len
     }
 
     /// The bytes of memory that the current version takes, in **O(1)**. Nodes that only snapshots see are not in it.
@@ -144,12 +149,12 @@ impl<const L: usize, const I: usize> SortedIndex<L, I> {
     /// Allocates only where a node is split or is shared with a snapshot.
     pub(super) fn insert<K: Keys>(&mut self, versions: &Versions, keys: &K, key: &[u8], id: u32) {
         let mut writer = Writer { versions, keys, allocated: self.allocated };
-        let mut root = match self.root.take() {
+        let mut root = match self.view.root.take() {
             Some(root) => root,
             None => {
                 self.height = 1;
-                self.len = 1;
-                self.root = Some(Child::Leaf(writer.node(Leaf::one(key, id))));
+                self.view.len = 1;
+                self.view.root = Some(Child::Leaf(writer.node(Leaf::one(key, id))));
                 self.allocated = writer.allocated;
                 return;
             }
@@ -160,18 +165,18 @@ impl<const L: usize, const I: usize> SortedIndex<L, I> {
             root = Child::Inner(writer.node(inner));
             self.height += 1;
         }
-        self.root = Some(root);
-        self.len += 1;
+        self.view.root = Some(root);
+        self.view.len += 1;
         self.allocated = writer.allocated;
     }
 
     /// Removes `id`, which is in the index with this `key`, in **O(log n)**. Asks for the keys of ids that stay, only.
     pub(super) fn remove<K: Keys>(&mut self, versions: &Versions, keys: &K, key: &[u8], id: u32) {
         let mut writer = Writer { versions, keys, allocated: self.allocated };
-        let Some(mut root) = self.root.take() else { return };
+        let Some(mut root) = self.view.root.take() else { return };
         root.remove(&mut writer, key, id);
-        self.len -= 1;
-        self.root = loop {
+        self.view.len -= 1;
+        self.view.root = loop {
             let only = match &root {
                 Child::Inner(node) if node.get().len() == 1 => node.get().child(0).alias(),
                 _ if root.len() == 0 => {
@@ -192,7 +197,7 @@ impl<const L: usize, const I: usize> SortedIndex<L, I> {
     pub(super) fn bulk<K: Keys>(versions: &Versions, keys: &K, ids: impl ExactSizeIterator<Item = u32>) -> Self {
         let mut index = Self::new();
         let ids: Vec<u32> = ids.collect();
-        index.len = ids.len();
+        index.view.len = ids.len();
         let mut writer = Writer { versions, keys, allocated: 0 };
 
         // A separator begins the key of the first id behind it.
@@ -240,7 +245,7 @@ impl<const L: usize, const I: usize> SortedIndex<L, I> {
             level = above;
             index.height += 1;
         }
-        index.root = level.pop();
+        index.view.root = level.pop();
         index.allocated = writer.allocated;
         index
     }
@@ -248,7 +253,7 @@ impl<const L: usize, const I: usize> SortedIndex<L, I> {
     /// Removes all ids, in **O(n)**.
     pub(super) fn clear(&mut self, versions: &Versions) {
         let mut writer = Writer { versions, keys: &(), allocated: self.allocated };
-        let mut rest: Vec<_> = self.root.take().into_iter().collect();
+        let mut rest: Vec<_> = self.view.root.take().into_iter().collect();
         while let Some(child) = rest.pop() {
             if let Child::Inner(node) = &child {
                 rest.extend(node.get().children.iter().flatten().map(Child::alias));
@@ -261,7 +266,13 @@ impl<const L: usize, const I: usize> SortedIndex<L, I> {
 
     /// The index as it is now, for a snapshot whose claim is made before the next change, in **O(1)**.
     pub(super) fn freeze(&self) -> SortedView<L, I> {
-        SortedView { root: self.root.as_ref().map(Child::alias), len: self.len }
+        SortedView { root: self.view.root.as_ref().map(Child::alias), len: self.view.len }
+    }
+}
+
+impl<const L: usize, const I: usize> SortedView<L, I> {
+    pub(super) fn len(&self) -> usize {
+        self.len
     }
 
     /// The ids whose keys are in `range`, in order. Finding the first takes **O(log n)**.
@@ -276,21 +287,6 @@ impl<const L: usize, const I: usize> SortedIndex<L, I> {
     /// The ids whose keys start with `prefix`, in order. Finding the first takes **O(log n)**.
     pub(super) fn prefix<'a, K: Keys>(&'a self, keys: &'a K, prefix: &'a [u8]) -> Ids<'a, K, L, I> {
         Ids::starting_with(self.root.as_ref(), keys, prefix)
-    }
-}
-
-impl<const L: usize, const I: usize> SortedView<L, I> {
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// As [`SortedIndex::range`].
-    pub(super) fn range<'a, K: Keys>(
-        &'a self,
-        keys: &'a K,
-        range: (Bound<&'a [u8]>, Bound<&'a [u8]>),
-    ) -> Ids<'a, K, L, I> {
-        Ids::new(self.root.as_ref(), keys, range)
     }
 }
 

@@ -108,15 +108,15 @@ impl<const L: usize, const I: usize> Pair<L, I> {
     fn check(&self) {
         self.index.validate(&*self.keys);
         assert_eq!(self.index.len(), self.model.len());
-        assert!(self.index.range(&*self.keys, (Unbounded, Unbounded)).eq(self.model.values().copied()));
+        assert!(self.index.view().range(&*self.keys, (Unbounded, Unbounded)).eq(self.model.values().copied()));
     }
 
     fn check_range(&self, range: (Bound<&[u8]>, Bound<&[u8]>)) {
         let expected = range_of(&self.model, range);
-        let found: Vec<_> = self.index.range(&*self.keys, range).collect();
+        let found: Vec<_> = self.index.view().range(&*self.keys, range).collect();
         assert_eq!(found, expected, "{range:?}");
         let mut runs = Vec::new();
-        let mut ids = self.index.range(&*self.keys, range);
+        let mut ids = self.index.view().range(&*self.keys, range);
         while let Some(run) = ids.next_run() {
             assert!(!run.is_empty());
             runs.extend_from_slice(run);

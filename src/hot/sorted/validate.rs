@@ -8,13 +8,13 @@ impl<const L: usize, const I: usize> SortedIndex<L, I> {
     /// Panics unless all invariants hold.
     pub(in super::super) fn validate(&self, keys: &impl Keys) {
         let mut found = Found { ids: Vec::new(), height: self.height, allocated: 0 };
-        if let Some(root) = &self.root {
+        if let Some(root) = &self.view.root {
             found.look(keys, root, 1, (None, None));
             assert!(matches!(root, Child::Leaf(_)) || root.len() >= 2, "3");
         }
         assert!(found.ids.is_sorted_by(|&a, &b| keys.key(a) < keys.key(b)), "1");
-        assert_eq!(self.len, found.ids.len(), "1");
-        assert_eq!(self.root.is_some(), self.height > 0, "3");
+        assert_eq!(self.view.len, found.ids.len(), "1");
+        assert_eq!(self.view.root.is_some(), self.height > 0, "3");
         assert_eq!(self.allocated, found.allocated, "7");
     }
 }

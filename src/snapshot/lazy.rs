@@ -34,7 +34,7 @@ use super::format::{Descriptor, Header, Kind, Trailer, checksums_are_ignored, ru
 use super::image::{Segment, align, check_extent, check_room, check_segment};
 use super::{Fingerprint, GroupedImage, Source, StateSnapshot, TryEntries};
 use crate::StateError;
-use crate::store::{Entries, KeyBounds, is_inverted};
+use crate::store::{KeyBounds, is_inverted};
 
 /// What an image is read from where it is not in memory.
 pub(super) trait ReadSeek: Read + Seek + Send + 'static {}
@@ -383,6 +383,24 @@ pub(super) fn expect_sound<T>(result: Result<T, StateError>) -> T {
     result.unwrap_or_else(|error| panic!("a snapshot that was opened without verifying it is damaged: {error}"))
 }
 
+/// The methods of a `Source` that return no error, by means of those that do.
+macro_rules! reads_of_what_should_be_sound {
+    () => {
+        fn get(&self, key: &[u8]) -> Option<Bytes> {
+            $crate::snapshot::lazy::expect_sound(self.try_get(key))
+        }
+
+        fn scan<'a>(&'a self, range: KeyBounds<'a>) -> $crate::store::Entries<'a> {
+            Box::new(self.try_scan(range).map($crate::snapshot::lazy::expect_sound))
+        }
+
+        fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+            $crate::snapshot::lazy::expect_sound(self.try_visit(range, f));
+        }
+    };
+}
+pub(super) use reads_of_what_should_be_sound;
+
 impl Source for LazyImage {
     fn len(&self) -> usize {
         self.trailer.entries as usize
@@ -392,17 +410,7 @@ impl Source for LazyImage {
         (self.trailer.key_bytes + self.trailer.value_bytes) as usize
     }
 
-    fn get(&self, key: &[u8]) -> Option<Bytes> {
-        expect_sound(self.try_get(key))
-    }
-
-    fn scan<'a>(&'a self, range: KeyBounds<'a>) -> Entries<'a> {
-        Box::new(self.try_scan(range).map(expect_sound))
-    }
-
-    fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
-        expect_sound(self.try_visit(range, f));
-    }
+    reads_of_what_should_be_sound!();
 
     fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         let Some(index) = self.segments_before(|first| first <= key).checked_sub(1) else { return Ok(None) };

@@ -25,11 +25,11 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use super::lazy::expect_sound;
+use super::lazy::reads_of_what_should_be_sound;
 use super::{Fingerprint, Source, StateSnapshot, TryEntries};
 use crate::StateError;
 use crate::error::shown;
-use crate::store::{Entries, KeyBounds};
+use crate::store::KeyBounds;
 
 /// How many of the keys in conflict an error names.
 const NAMED: usize = 8;
@@ -89,17 +89,7 @@ impl Source for Merged {
         self.size_bytes
     }
 
-    fn get(&self, key: &[u8]) -> Option<Bytes> {
-        self.parts.iter().find_map(|part| part.get(key))
-    }
-
-    fn scan<'a>(&'a self, range: KeyBounds<'a>) -> Entries<'a> {
-        Box::new(self.try_scan(range).map(expect_sound))
-    }
-
-    fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
-        expect_sound(self.try_visit(range, f));
-    }
+    reads_of_what_should_be_sound!();
 
     fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         for part in &self.parts {

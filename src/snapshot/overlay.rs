@@ -21,11 +21,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::lazy::expect_sound;
+use super::lazy::reads_of_what_should_be_sound;
 use super::sorted::within;
 use super::{Fingerprint, Source, TryEntries};
 use crate::StateError;
-use crate::store::{Entries, KeyBounds};
+use crate::store::KeyBounds;
 
 /// A key with its new value, or without one if it was deleted.
 pub(super) type Change = (Bytes, Option<Bytes>);
@@ -115,17 +115,7 @@ impl Source for Overlay {
         self.size_bytes
     }
 
-    fn get(&self, key: &[u8]) -> Option<Bytes> {
-        expect_sound(self.try_get(key))
-    }
-
-    fn scan<'a>(&'a self, range: KeyBounds<'a>) -> Entries<'a> {
-        Box::new(self.try_scan(range).map(expect_sound))
-    }
-
-    fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
-        expect_sound(self.try_visit(range, f));
-    }
+    reads_of_what_should_be_sound!();
 
     fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         match self.changes.binary_search_by(|(other, _)| other[..].cmp(key)) {

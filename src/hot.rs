@@ -49,7 +49,7 @@ use crate::store::{KeyBounds, half_open};
 use crate::{StateError, StateSnapshot, StateStore, check_entry_len};
 use arena::{Arena, ArenaView, ChunkSizes, Location, NewValue, Record};
 use frozen::{Frozen, FrozenEntries, parts};
-use journal::Journal;
+use journal::{Journal, NOWHERE, Note};
 use scan::{Records, Scan};
 use versions::{Node, Versions};
 
@@ -73,7 +73,7 @@ mod sizes {
     pub(super) const INNER: usize = if cfg!(test) { 3 } else { 64 };
     pub(super) const FIRST_CHUNK: usize = if cfg!(test) { 64 } else { 4 << 10 };
     pub(super) const LARGEST_CHUNK: usize = if cfg!(test) { 512 } else { super::ChunkSizes::MOST };
-    pub(super) const JOURNAL: usize = if cfg!(test) { 4 } else { 1 << 10 };
+    pub(super) const JOURNAL: usize = if cfg!(test) { 20 } else { 1 << 10 };
 }
 type HashIndex = hash_index::HashIndex<{ sizes::BUCKETS }>;
 type EntryTable = entry_table::EntryTable<{ sizes::PAGE }, { sizes::BRANCH }>;
@@ -110,7 +110,7 @@ fn prefetch<T>(address: *const T) {
 /// (which holds separators of keys as long as those need to be); values are never copied for it, but written anew. What a
 /// snapshot alone sees is given back by whoever drops its last clone.
 ///
-/// While snapshots live, the store notes which entries get another record, in at most two bytes for each entry, so that
+/// While snapshots live, the store notes which entries get another record, in at most four bytes for each entry, so that
 /// [`delta_since`](StateSnapshot::delta_since) the last snapshot costs what changed.
 ///
 /// Values of up to 512 bytes lie in the store's memory, and [`get`](StateStore::get) copies them; longer ones are handles
@@ -383,8 +383,8 @@ impl HotStore {
             },
             NewValue::Small(_) => {}
         }
-        self.journal.get_mut().note(&self.versions, id);
         let moved = arena.append(&self.versions, id, key, new);
+        self.journal.get_mut().note(&self.versions, Note { id, old: location, new: moved });
         table.set(&self.versions, id, moved);
         self.index.replace(hash, location, moved);
         arena.kill(&self.versions, location);
@@ -392,8 +392,8 @@ impl HotStore {
 
     fn insert(&mut self, hash: u64, key: &[u8], value: &[u8], handle: Option<Bytes>) {
         let id = self.records.table.insert(&self.versions, 0).expect("there are fewer than 2^32 entries");
-        self.journal.get_mut().note(&self.versions, id);
         let location = self.append(id, key, value, handle);
+        self.journal.get_mut().note(&self.versions, Note { id, old: NOWHERE, new: location });
         self.records.table.set(&self.versions, id, location);
         self.add_to_index((hash, location));
         self.sorted.insert(&self.versions, &self.records, key, id);
@@ -416,7 +416,7 @@ impl HotStore {
         let Self { index, sorted, records, versions, journal, .. } = self;
         let record = records.arena.record(location);
         let (id, value_len) = (record.id(), record.value_len());
-        journal.get_mut().note(versions, id);
+        journal.get_mut().note(versions, Note { id, old: location, new: NOWHERE });
         sorted.remove(versions, records, key, id);
         index.remove(hash, location);
         records.table.remove(versions, id);
@@ -435,8 +435,8 @@ impl HotStore {
         while let Some((location, len)) = arena.next_to_empty(versions) {
             let id = arena.record(location).id();
             if table.is_at(id, location) {
-                journal.get_mut().note(versions, id);
                 let moved = arena.relocate(versions, location);
+                journal.get_mut().note(versions, Note { id, old: location, new: moved });
                 table.set(versions, id, moved);
                 index.replace(hash_key(hasher, arena.record(moved).key()), location, moved);
             }

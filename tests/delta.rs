@@ -317,7 +317,8 @@ fn in_a_large_store_every_route_gives_the_same() {
     // Too much for the journal, and then back: by pages.
     for byte in [3, 1] {
         put_all(&mut store, 0..40_000, byte);
-        assert!(store.stats().journal_bytes <= 80_000, "{}", store.stats().journal_bytes);
+        // Two bytes an entry and 16 KiB for the notes, and for those of the epochs before.
+        assert!(store.stats().journal_bytes <= 2 * (80_000 + (16 << 10)), "{}", store.stats().journal_bytes);
     }
     put_all(&mut store, (0..40_000).step_by(97), 2);
     let third = store.snapshot().with_timestamp_ns(second.timestamp_ns());
@@ -344,23 +345,23 @@ fn entries_that_are_moved_and_then_changed_in_place_are_found() {
     let mut store = HotStore::new();
     let is_long = |i: u32| i % 13 < 6;
     let value = |i: u32, byte: u8| vec![byte; if is_long(i) { 400 } else { 8 }];
-    for i in 0..1300_u32 {
+    for i in 0..900_u32 {
         store.put(&i.to_be_bytes(), &value(i, 1)).unwrap();
     }
     let earlier = store.snapshot();
     // The long ones leave mostly dead chunks behind, out of which the short ones are moved.
     for byte in 2..6 {
-        for i in (0..1300).filter(|&i| is_long(i)) {
+        for i in (0..900).filter(|&i| is_long(i)) {
             store.put(&i.to_be_bytes(), &value(i, byte)).unwrap();
         }
     }
-    for i in (0..1300).filter(|&i| !is_long(i)) {
+    for i in (0..900).filter(|&i| !is_long(i)) {
         store.modify(&i.to_be_bytes(), &mut |value| value.fill(2)).unwrap();
     }
     // Fewer notes than there may be, or they would not be looked at.
-    assert!(store.stats().journal_bytes > 5000, "{:?}", store.stats());
+    assert!(store.stats().journal_bytes > 14_000, "{:?}", store.stats());
     let later = store.snapshot();
-    assert_eq!(later.diff(&earlier).count(), 1300);
+    assert_eq!(later.diff(&earlier).count(), 900);
     assert_eq!(later.delta_since(&earlier), later.delta_since(&snapshot_of(&model_of(&earlier))));
 }
 
@@ -373,7 +374,7 @@ fn nothing_is_noted_without_snapshots() {
     assert_eq!(store.stats().journal_bytes, 0);
     let snapshot = store.snapshot();
     put_all(&mut store, 0..1000, 3);
-    assert!((4000..9000).contains(&store.stats().journal_bytes), "{}", store.stats().journal_bytes);
+    assert!((16_000..36_000).contains(&store.stats().journal_bytes), "{}", store.stats().journal_bytes);
     // Again, but where they lie.
     let noted = store.stats().journal_bytes;
     for _ in 0..10 {

@@ -287,11 +287,11 @@ impl<'a> Record<'a> {
     }
 }
 
-/// Compares keys of usual length here: to call the function that compares any length costs more than the comparison.
+/// Compares bytes of usual length here: to call the function that compares any length costs more than the comparison.
 #[inline(always)]
-fn equal(a: &[u8], b: &[u8]) -> bool {
+pub(super) fn equal(a: &[u8], b: &[u8]) -> bool {
     // The first and the last eight bytes; in the middle both look at the same.
-    let ends = |key: &[u8]| Some((u64::from_ne_bytes(*key.first_chunk()?), u64::from_ne_bytes(*key.last_chunk()?)));
+    let ends = |it: &[u8]| Some((u64::from_ne_bytes(*it.first_chunk()?), u64::from_ne_bytes(*it.last_chunk()?)));
     a.len() == b.len() && if (8..=16).contains(&a.len()) { ends(a) == ends(b) } else { a == b }
 }
 

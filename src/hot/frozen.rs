@@ -91,7 +91,9 @@ impl Source for Frozen {
     fn compare(self: Arc<Self>, earlier: &Arc<dyn Source>) -> Option<Arc<dyn Comparison>> {
         let earlier: Arc<Self> = Arc::clone(earlier).into_any().downcast().ok()?;
         // Locations of another store are not to be compared with those of this one.
-        self.claim.is_of_same_store(&earlier.claim).then(|| Arc::new(FrozenComparison::new(earlier, self)) as _)
+        let comparison =
+            self.claim.is_of_same_store(&earlier.claim).then(|| FrozenComparison::new(earlier, self))??;
+        Some(Arc::new(comparison))
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

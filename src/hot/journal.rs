@@ -10,10 +10,14 @@
 //!                            └ the part of S2: what the writer changed between S1 and S2
 //! ```
 //!
-//! While a snapshot is alive, the writer notes the id of every entry of which it makes or removes a record. At the next
-//! snapshot the notes become a *part*, which that snapshot shares with those after it: the parts from one snapshot's epoch to
-//! another's name every entry that can differ between the two. They name some more, and some repeatedly: an entry may
-//! be changed back, or just be moved, or its id may belong to another key by now. Who compares looks.
+//! While a snapshot is alive, the writer notes every entry of which it makes or removes a record: its id, and where its
+//! record was and is. At the next snapshot the notes become a *part*, which that snapshot shares with those after it: the
+//! parts from one snapshot's epoch to another's name every entry that can differ between the two. They name some more:
+//! an entry may be changed back, or just be moved, or its id may belong to another key by now. Who compares looks.
+//!
+//! An entry that was noted once is where the earlier snapshot sees it, and where the later one does: the table need not be
+//! asked, which saves the two cache misses that a look at it in each snapshot takes. Of one noted repeatedly only the id
+//! counts.
 //!
 //! A record that is changed where it lies is not noted, and need not be: no live snapshot sees it, so it was made after
 //! the newest of them was taken, and noted then. So a counter that is hot is noted once between two snapshots.
@@ -21,25 +25,60 @@
 //! # Why this and not the other way
 //!
 //! Comparing the tables page by page needs no notes, but one changed entry in each page of 64 makes it look at
-//! everything. Notes cost four bytes and a store for a write that copies a record anyway.
+//! everything. Notes cost sixteen bytes and a store or two for a write that copies a record anyway.
 //!
 //! Notes are let go of when the last snapshot that could need them is found to be gone, at the next note. Until then they
-//! take a byte for each entry of the store, at most, and so do those of earlier epochs together.
+//! take two bytes for each entry of the store, at most, and so do those of earlier epochs together.
 //!
 //! Ids noted once only would need a mark for each entry, and a pass to clear the marks.
 //!
 //! # Invariants
 //!
 //! 1. The parts are those of consecutive epochs, in order, up to that of the snapshot taken last.
-//! 2. A part, and `notes` unless they are `lost`, names every entry that got or lost a record in its epoch while a
-//!    snapshot was alive all along.
-//! 3. `parts_bytes` is what the parts take; `notes` hold at most `limit` ids, and so do all parts together.
+//! 2. A part, and `notes` unless they are `lost`, has a note for each time that an entry got or lost a record in its epoch
+//!    while a snapshot was alive all along, in order.
+//! 3. `parts_bytes` is what the parts take; `notes` hold at most `limit` notes, and so do all parts together.
 
 use std::mem;
 use std::sync::Arc;
 
+use super::arena::Location;
 use super::sizes;
 use super::versions::{Epoch, Versions};
+
+/// No record's location: a record takes more than the one unit that a chunk of the most units has there.
+pub(super) const NOWHERE: Location = (1 << 48) - 1;
+
+/// Where an entry's record was, and where it is since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Note {
+    pub(super) id: u32,
+    /// [`NOWHERE`] for an entry that is new.
+    pub(super) old: Location,
+    /// [`NOWHERE`] for an entry that is gone.
+    pub(super) new: Location,
+}
+
+/// A note in sixteen bytes: two locations, and half of the id above each.
+#[derive(Clone, Copy)]
+struct Packed([u64; 2]);
+
+impl Packed {
+    #[inline]
+    fn new(Note { id, old, new }: Note) -> Self {
+        Self([u64::from(id >> 16) << 48 | old, u64::from(id & 0xFFFF) << 48 | new])
+    }
+
+    #[inline]
+    fn id(self) -> u32 {
+        (self.0[0] >> 48 << 16 | self.0[1] >> 48) as u32
+    }
+
+    #[inline]
+    fn note(self) -> Note {
+        Note { id: self.id(), old: self.0[0] & NOWHERE, new: self.0[1] & NOWHERE }
+    }
+}
 
 /// What a store's writer notes.
 #[derive(Default)]
@@ -53,57 +92,57 @@ pub(super) struct Journal {
     parts_bytes: usize,
 }
 
-/// The ids of entries that the writer touched in one epoch.
+/// What the writer noted in one epoch.
 pub(super) struct Part {
     epoch: Epoch,
     notes: Notes,
 }
 
-/// Ids in blocks, so that no block moves when there are more.
+/// Notes in blocks, so that no block moves when there are more.
 #[derive(Default)]
 struct Notes {
-    blocks: Vec<Vec<u32>>,
+    blocks: Vec<Vec<Packed>>,
     len: usize,
 }
 
 impl Notes {
-    /// The ids in a block: as many as there are already, between these two.
-    const FIRST: usize = 64;
-    const LARGEST: usize = 16 << 10;
+    /// The notes in a block: as many as there are already, between these two.
+    const FIRST: usize = 16;
+    const LARGEST: usize = 4 << 10;
 
     #[inline]
-    fn push(&mut self, id: u32) {
+    fn push(&mut self, note: Packed) {
         match self.blocks.last_mut().filter(|block| block.len() < block.capacity()) {
-            Some(block) => block.push(id),
-            None => self.push_block(id),
+            Some(block) => block.push(note),
+            None => self.push_block(note),
         }
         self.len += 1;
     }
 
     #[cold]
-    fn push_block(&mut self, id: u32) {
+    fn push_block(&mut self, note: Packed) {
         let mut block = Vec::with_capacity(self.len.clamp(Self::FIRST, Self::LARGEST));
-        block.push(id);
+        block.push(note);
         self.blocks.push(block);
     }
 
     fn allocated_bytes(&self) -> usize {
         let in_last = self.blocks.last().map_or(0, |block| block.capacity() - block.len());
-        (self.len + in_last) * size_of::<u32>()
+        (self.len + in_last) * size_of::<Packed>()
     }
 }
 
 impl Journal {
-    /// Notes that the entry gets or loses a record.
+    /// Notes that an entry got a record, lost it, or has it elsewhere.
     #[inline]
-    pub(super) fn note(&mut self, versions: &Versions, id: u32) {
+    pub(super) fn note(&mut self, versions: &Versions, note: Note) {
         if versions.newest_live() == 0 {
             // Whoever could have asked for what was noted so far is gone.
             if self.notes.len + self.parts.len() > 0 {
                 self.forget();
             }
         } else if self.notes.len < self.limit {
-            self.notes.push(id);
+            self.notes.push(Packed::new(note));
         } else if !self.lost {
             self.lose();
         }
@@ -126,7 +165,7 @@ impl Journal {
     /// Ends `epoch` with a snapshot of so many entries, before that snapshot is alive. Returns the parts for it to keep.
     pub(super) fn freeze(&mut self, versions: &Versions, epoch: Epoch, entries: usize) -> Box<[Arc<Part>]> {
         let notes = mem::take(&mut self.notes);
-        let limit = entries / 4 + sizes::JOURNAL;
+        let limit = entries / 8 + sizes::JOURNAL;
         match versions.oldest_live() {
             Some(oldest) if !mem::take(&mut self.lost) => {
                 self.parts.push(Arc::new(Part { epoch, notes }));
@@ -155,38 +194,70 @@ impl Journal {
     }
 }
 
-/// The ids of all entries that can differ between the snapshot of epoch `since` and the later one that keeps `parts`, in
-/// ascending order and each once; `None` if that was not noted.
-pub(super) fn noted_since(parts: &[Arc<Part>], since: Epoch) -> Option<Vec<u32>> {
-    let first = parts.iter().position(|part| part.epoch == since + 1)?;
-    let blocks = || parts[first..].iter().flat_map(|part| &part.notes.blocks);
-    let len: usize = blocks().map(Vec::len).sum();
-    let end = blocks().flatten().max().map_or(0, |&last| last as usize + 1);
+/// What was noted between two snapshots.
+pub(super) struct Noted<'a> {
+    parts: &'a [Arc<Part>],
+    /// A bit for each id, or for some together, and whether there is more than one note for it.
+    repeated: Vec<u64>,
+}
 
-    // To look through a bit for each id that there can be takes as long as to sort one id in some hundreds of them.
-    if len < end / 256 {
-        let mut ids: Vec<u32> = blocks().flatten().copied().collect();
-        ids.sort_unstable();
-        ids.dedup();
-        return Some(ids);
+/// What was noted between the snapshot of epoch `since` and the later one that keeps `parts`, or `None` if not all of it
+/// was. O(n), n being the number of notes.
+pub(super) fn noted_since(parts: &[Arc<Part>], since: Epoch) -> Option<Noted<'_>> {
+    let first = parts.iter().position(|part| part.epoch == since + 1)?;
+    let mut noted = Noted { parts: &parts[first..], repeated: Vec::new() };
+    // Few enough that they are cheap to clear, and so many that two ids seldom have the same one.
+    let words = (noted.len() / 4).next_power_of_two();
+    noted.repeated = vec![0; words];
+    let mut seen = vec![0_u64; words];
+    for note in noted.notes() {
+        let (word, bit) = noted.bit_of(note.id());
+        noted.repeated[word] |= seen[word] & bit;
+        seen[word] |= bit;
     }
-    let mut words = vec![0_u64; end.div_ceil(64)];
-    for &id in blocks().flatten() {
-        words[id as usize / 64] |= 1 << (id % 64);
+    Some(noted)
+}
+
+impl<'a> Noted<'a> {
+    /// The number of notes.
+    pub(super) fn len(&self) -> usize {
+        self.parts.iter().map(|part| part.notes.len).sum()
     }
-    let mut ids = Vec::with_capacity(len);
-    for (at, mut word) in words.into_iter().enumerate() {
-        while word != 0 {
-            ids.push(at as u32 * 64 + word.trailing_zeros());
-            word &= word - 1;
+
+    fn notes(&self) -> impl Iterator<Item = Packed> + use<'a> {
+        self.parts.iter().flat_map(|part| &part.notes.blocks).flatten().copied()
+    }
+
+    fn bit_of(&self, id: u32) -> (usize, u64) {
+        ((id as usize / 64) & (self.repeated.len() - 1), 1 << (id % 64))
+    }
+
+    /// Calls `f` with the notes of entries that have one, and returns the ids of the others, in ascending order and each
+    /// once. Among those may be some of the former.
+    pub(super) fn for_each_single(&self, mut f: impl FnMut(Note)) -> Vec<u32> {
+        let mut others = Vec::new();
+        for packed in self.notes() {
+            let (word, bit) = self.bit_of(packed.id());
+            if self.repeated[word] & bit == 0 {
+                f(packed.note());
+            } else {
+                others.push(packed.id());
+            }
         }
+        others.sort_unstable();
+        others.dedup();
+        others
     }
-    Some(ids)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A note for an entry that is changed.
+    fn changed(id: u32) -> Note {
+        Note { id, old: u64::from(id), new: u64::from(id) + 1 }
+    }
 
     /// Takes a snapshot of a store with many entries.
     fn freeze(journal: &mut Journal, versions: &Versions) -> (Box<[Arc<Part>]>, super::super::versions::Claim) {
@@ -194,17 +265,40 @@ mod tests {
         (parts, versions.freeze())
     }
 
+    /// The ids that were noted, in ascending order.
+    fn ids(parts: &[Arc<Part>], since: Epoch) -> Option<Vec<u32>> {
+        let mut ids = Vec::new();
+        let others = noted_since(parts, since)?.for_each_single(|note| {
+            assert_eq!(note, changed(note.id));
+            ids.push(note.id);
+        });
+        assert!(ids.iter().all(|id| others.binary_search(id).is_err()));
+        ids.extend(others);
+        ids.sort_unstable();
+        Some(ids)
+    }
+
+    #[test]
+    fn a_note_is_packed_whole() {
+        for id in [0, 1, 0xFFFF, 0x1_0000, u32::MAX] {
+            for (old, new) in [(0, NOWHERE), (NOWHERE, 0), (NOWHERE - 1, 1)] {
+                let note = Note { id, old, new };
+                assert_eq!((Packed::new(note).note(), Packed::new(note).id()), (note, id));
+            }
+        }
+    }
+
     #[test]
     fn nothing_is_noted_while_no_snapshot_is_alive() {
         let (mut journal, versions) = (Journal::default(), Versions::new());
-        journal.note(&versions, 1);
+        journal.note(&versions, changed(1));
         assert_eq!(journal.allocated_bytes(), 0);
         let (parts, claim) = freeze(&mut journal, &versions);
         assert!(parts.is_empty());
-        journal.note(&versions, 2);
+        journal.note(&versions, changed(2));
         assert!(journal.allocated_bytes() > 0);
         drop(claim);
-        journal.note(&versions, 3);
+        journal.note(&versions, changed(3));
         assert_eq!(journal.allocated_bytes(), 0);
         assert!(freeze(&mut journal, &versions).0.is_empty());
     }
@@ -216,32 +310,42 @@ mod tests {
         for id in 1..=4 {
             let (_, claim) = freeze(&mut journal, &versions);
             claims.push(claim);
-            journal.note(&versions, id);
-            journal.note(&versions, 70 - id);
-            journal.note(&versions, id);
+            journal.note(&versions, changed(id));
+            journal.note(&versions, changed(70 - id));
+            journal.note(&versions, changed(id));
         }
         // The snapshots of epochs 1 and 3 go.
         drop(claims.swap_remove(2));
         drop(claims.swap_remove(0));
         let (parts, _claim) = freeze(&mut journal, &versions);
-        assert_eq!(noted_since(&parts, 4), Some(vec![4, 66]));
-        assert_eq!(noted_since(&parts, 3), Some(vec![3, 4, 66, 67]));
-        assert_eq!(noted_since(&parts, 2), Some(vec![2, 3, 4, 66, 67, 68]));
-        assert_eq!(noted_since(&parts, 1), None);
-        assert_eq!(noted_since(&parts, 5), None);
+        assert_eq!(ids(&parts, 4), Some(vec![4, 66]));
+        assert_eq!(ids(&parts, 3), Some(vec![3, 4, 66, 67]));
+        assert_eq!(ids(&parts, 2), Some(vec![2, 3, 4, 66, 67, 68]));
+        assert_eq!(ids(&parts, 1), None);
+        assert_eq!(ids(&parts, 5), None);
     }
 
     #[test]
-    fn few_ids_are_sorted_and_many_are_counted_off() {
-        for ids in [vec![100_000, 7, 64, 7], (0..5000).map(|i| i * 7919 % 5003).collect()] {
+    fn what_is_noted_once_is_told_apart() {
+        // As many as fill the bits, ids that share a bit, and one more than once.
+        for noted in [vec![100_000, 7, 64, 7], (0..5000).map(|i| i * 7919 % 5003).collect(), vec![9; 100]] {
             let (mut journal, versions) = (Journal::default(), Versions::new());
             let claim = (journal.freeze(&versions, 1, 100_000), versions.freeze());
-            ids.iter().for_each(|&id| journal.note(&versions, id));
+            noted.iter().for_each(|&id| journal.note(&versions, changed(id)));
             let parts = journal.freeze(&versions, 2, 100_000);
-            let mut expected = ids.clone();
+            let mut expected = noted.clone();
             expected.sort_unstable();
             expected.dedup();
-            assert_eq!(noted_since(&parts, 1), Some(expected));
+            assert_eq!(ids(&parts, 1), Some(expected.clone()));
+
+            let found = noted_since(&parts, 1).unwrap();
+            assert_eq!(found.len(), noted.len());
+            let mut singles = Vec::new();
+            let others = found.for_each_single(|note| singles.push(note.id));
+            let is_repeated = |id: &&u32| noted.iter().filter(|noted| noted == id).count() > 1;
+            assert!(expected.iter().filter(is_repeated).all(|id| others.contains(id)));
+            // Few of those that were noted once share a bit with others.
+            assert!(singles.len() * 2 >= expected.iter().filter(|id| !is_repeated(id)).count());
             drop(claim);
         }
     }
@@ -249,13 +353,14 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let (mut journal, versions) = (Journal::default(), Versions::new());
-        let limit = 1000 / 4 + sizes::JOURNAL;
+        let limit = 1000 / 8 + sizes::JOURNAL;
         let mut claims = vec![freeze(&mut journal, &versions).1];
         // Exactly as many as there may be, and one more.
         for (count, is_kept) in [(limit, true), (limit + 1, false)] {
             for id in 0..count {
-                journal.note(&versions, id as u32);
-                assert!(journal.allocated_bytes() <= (2 * limit + 4 * Notes::FIRST) * 4);
+                journal.note(&versions, changed(id as u32));
+                // The last block of each, the part and the notes, may be as large as those before it.
+                assert!(journal.allocated_bytes() <= 4 * limit * size_of::<Packed>());
             }
             let since = versions.now() - 1;
             let (parts, claim) = freeze(&mut journal, &versions);
@@ -264,13 +369,13 @@ mod tests {
         }
         // Of parts that are too much together the oldest go, and those in between stay.
         for id in 0..4 {
-            (0..limit / 2).for_each(|_| journal.note(&versions, id));
+            (0..limit / 2).for_each(|_| journal.note(&versions, changed(id)));
             claims.push(freeze(&mut journal, &versions).1);
         }
         let (parts, _claim) = freeze(&mut journal, &versions);
         let now = versions.now() - 1;
-        assert_eq!(noted_since(&parts, now - 1), Some(vec![]));
-        assert_eq!(noted_since(&parts, now - 3), Some(vec![2, 3]));
-        assert_eq!(noted_since(&parts, now - 4), None);
+        assert_eq!(ids(&parts, now - 1), Some(vec![]));
+        assert_eq!(ids(&parts, now - 3), Some(vec![2, 3]));
+        assert_eq!(ids(&parts, now - 4), None);
     }
 }

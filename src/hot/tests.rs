@@ -31,8 +31,8 @@ fn assert_differ(earlier: &(StateSnapshot, Model), later: &(StateSnapshot, Model
         Arc::clone(snapshot.source()).into_any().downcast().expect("a snapshot of this store")
     };
     let (first, second) = (frozen(&earlier.0), frozen(&later.0));
-    let by_pages = FrozenComparison::by_pages(Arc::clone(&first), Arc::clone(&second));
-    let by_any = FrozenComparison::new(Arc::clone(&first), Arc::clone(&second));
+    let by_pages = FrozenComparison::by_pages(Arc::clone(&first), Arc::clone(&second)).unwrap();
+    let by_any = FrozenComparison::new(Arc::clone(&first), Arc::clone(&second)).unwrap();
     for comparison in [&by_pages, &by_any] {
         let handle = |part: crate::handles::Part<'_>| Bytes::copy_from_slice(part.as_slice());
         let found = (0..comparison.counts().len()).map(|place| {
@@ -240,7 +240,7 @@ fn chosen_snapshots_differ() {
     store.restore(a.0.clone());
     let e = hold(&store);
     assert!(!assert_differ(&d, &e) && !assert_differ(&a, &e));
-    put(&mut store, &[0, 1, 2, 3, 4, 5, 6, 7, 8], 5, 9);
+    (9..12).for_each(|len| put(&mut store, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], 5, len));
     let f = hold(&store);
     assert!(!assert_differ(&e, &f));
     put(&mut store, &[0], 5, 8);

@@ -174,6 +174,13 @@ struct Place {
     tag: u16,
 }
 
+/// Where an entry lies.
+struct Seat {
+    place: Place,
+    displacement: usize,
+    slot: usize,
+}
+
 /// See the module. `BUCKETS`, a power of two, is the size of a segment.
 pub(super) struct HashIndex<const BUCKETS: usize = 64> {
     directory: Vec<Way>,
@@ -348,8 +355,9 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
     /// Puts `new` in the place of `old`, which must be present under this hash. Computes in O(1) time.
     pub(super) fn replace(&mut self, hash: u64, old: u64, new: u64) {
         debug_assert!(new >> LOCATION_BITS == 0, "location {new:#x} has more than {LOCATION_BITS} bits");
-        if let Some((segment, bucket, slot)) = self.slot_of(hash, old) {
-            self.segment_mut(segment).0[bucket].set_location(slot, new);
+        if let Some(seat) = self.seat_of(hash, old) {
+            // SAFETY: as in `bucket`, and the index is borrowed exclusively.
+            unsafe { &mut *self.address_of(&seat.place, seat.displacement) }.set_location(seat.slot, new);
         } else if self.spilled.remove(&(hash, old)) {
             self.spilled.insert((hash, new));
         } else {
@@ -359,8 +367,9 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
 
     /// Removes a location, which must be present under this hash. Computes in O(1) time.
     pub(super) fn remove(&mut self, hash: u64, location: u64) {
-        if let Some((segment, bucket, slot)) = self.slot_of(hash, location) {
-            let (buckets, segment) = self.segment_mut(segment);
+        if let Some(Seat { place, displacement, slot }) = self.seat_of(hash, location) {
+            let bucket = (place.home + displacement) & self.home_mask;
+            let (buckets, segment) = self.segment_mut(self.numbers[place.at] as usize);
             segment.len -= 1;
             let was_full = buckets[bucket].is_full();
             buckets[bucket].remove(slot);
@@ -388,10 +397,14 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
     }
 
     #[inline]
+    fn address_of(&self, place: &Place, displacement: usize) -> *mut Bucket {
+        place.way.buckets().wrapping_add((place.home + displacement) & self.home_mask)
+    }
+
+    #[inline]
     fn bucket(&self, place: &Place, displacement: usize) -> &Bucket {
-        let number = (place.home + displacement) & self.home_mask;
         // SAFETY: the way leads to as many buckets as `home_mask` allows for (invariant 9), and the index is borrowed.
-        unsafe { &*place.way.buckets().add(number) }
+        unsafe { &*self.address_of(place, displacement) }
     }
 
     /// Where the buckets of a segment start.
@@ -415,18 +428,17 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
         (buckets, &mut self.slabs[segment / SLAB].segments[segment % SLAB])
     }
 
-    /// The segment, bucket and slot of a location, unless it is spilled.
-    fn slot_of(&self, hash: u64, location: u64) -> Option<(usize, usize, usize)> {
+    /// Where a location lies, unless it is spilled.
+    #[inline]
+    fn seat_of(&self, hash: u64, location: u64) -> Option<Seat> {
         let place = self.place(hash)?;
-        let segment = self.numbers[place.at] as usize;
-        let buckets = self.buckets(segment);
-        for displacement in 0..WINDOW.min(buckets.len()) {
-            let bucket = (place.home + displacement) & self.home_mask;
-            let mut same_tag = buckets[bucket].matching(place.tag | (displacement as u16 + 1));
-            if let Some(slot) = same_tag.find(|&slot| buckets[bucket].location(slot) == location) {
-                return Some((segment, bucket, slot));
+        for displacement in 0..WINDOW.min(self.home_mask + 1) {
+            let bucket = self.bucket(&place, displacement);
+            let mut same_tag = bucket.matching(place.tag | (displacement as u16 + 1));
+            if let Some(slot) = same_tag.find(|&slot| bucket.location(slot) == location) {
+                return Some(Seat { place, displacement, slot });
             }
-            if !buckets[bucket].is_full() {
+            if !bucket.is_full() {
                 break;
             }
         }

@@ -45,7 +45,7 @@ use ahash::RandomState;
 use bytes::Bytes;
 
 use crate::handles::Handles;
-use crate::store::{KeyBounds, half_open};
+use crate::store::{KeyBounds, check_entry_lens, half_open};
 use crate::{StateError, StateSnapshot, StateStore, check_entry_len};
 use arena::{Arena, ArenaView, ChunkSizes, Location, NewValue, Record};
 use frozen::{Frozen, FrozenEntries, parts};
@@ -340,10 +340,36 @@ impl HotStore {
         self.locate(hash, key).map(|location| self.records.arena.record(location))
     }
 
+    /// The hashes of at most [`BATCH`] keys, and the first location that each can have, whose record is on its way into the
+    /// cache.
+    #[inline]
+    fn look_ahead<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) -> ([u64; BATCH], [Option<Location>; BATCH]) {
+        let mut hashes = [0; BATCH];
+        let mut count = 0;
+        for (hash, key) in hashes.iter_mut().zip(keys) {
+            *hash = self.hash(key);
+            self.index.prefetch(*hash);
+            count += 1;
+        }
+        let mut candidates = [None; BATCH];
+        for (candidate, &hash) in candidates.iter_mut().zip(&hashes[..count]) {
+            *candidate = self.index.first_candidate(hash);
+            if let Some(location) = *candidate {
+                prefetch(self.records.address(location));
+            }
+        }
+        (hashes, candidates)
+    }
+
     /// Puts a value that may come as a handle.
     fn write(&mut self, key: &[u8], value: &[u8], handle: Option<Bytes>) -> Result<(), StateError> {
         check_entry_len(key, value)?;
-        let hash = self.hash(key);
+        self.write_hashed(self.hash(key), key, value, handle)
+    }
+
+    /// Puts an entry that is not too long.
+    #[inline]
+    fn write_hashed(&mut self, hash: u64, key: &[u8], value: &[u8], handle: Option<Bytes>) -> Result<(), StateError> {
         let found = self.locate(hash, key);
         self.check_budget(key, value, found.map(|location| self.records.arena.record(location).value_len()))?;
         match found {
@@ -624,24 +650,30 @@ impl StateStore for HotStore {
         out.clear();
         out.reserve(keys.len());
         for keys in keys.chunks(BATCH) {
-            let mut hashes = [0; BATCH];
-            for (hash, key) in hashes.iter_mut().zip(keys) {
-                *hash = self.hash(key);
-                self.index.prefetch(*hash);
-            }
-            let mut candidates = [None; BATCH];
-            for (candidate, &hash) in candidates.iter_mut().zip(&hashes[..keys.len()]) {
-                *candidate = self.index.first_candidate(hash);
-                if let Some(location) = *candidate {
-                    prefetch(self.records.address(location));
-                }
-            }
+            let (hashes, candidates) = self.look_ahead(keys.iter().copied());
             out.extend(keys.iter().zip(candidates).zip(hashes).map(|((key, candidate), hash)| {
                 let first = self.records.arena.record(candidate?);
                 let found = if first.has_key(key) { Some(first) } else { self.find_hashed(hash, key) };
                 found.map(|record| record.value().to_bytes())
             }));
         }
+    }
+
+    fn put_many(&mut self, entries: &[(&[u8], &[u8])]) -> Result<(), StateError> {
+        check_entry_lens(entries)?;
+        for entries in entries.chunks(BATCH) {
+            let (hashes, candidates) = self.look_ahead(entries.iter().map(|&(key, _)| key));
+            if self.versions.newest_live() > 0 {
+                // A record that a snapshot sees is written anew, which changes the table.
+                for location in candidates.into_iter().flatten() {
+                    self.records.table.view().prefetch_page(self.records.arena.record(location).id());
+                }
+            }
+            for (&(key, value), hash) in entries.iter().zip(hashes) {
+                self.write_hashed(hash, key, value, None)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -171,6 +171,19 @@ pub trait StateStore: Send {
         self.put(key, &value)
     }
 
+    /// Sets the values of a batch of keys, in their order: of a key that occurs twice the last value stays.
+    ///
+    /// One `put` each.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`put`](Self::put). If an entry is longer than [`check_entry_len`] allows, none is put; if one is refused for
+    /// another reason, those before it stay, and the same batch may be put again.
+    fn put_many(&mut self, entries: &[(&[u8], &[u8])]) -> Result<(), StateError> {
+        check_entry_lens(entries)?;
+        entries.iter().try_for_each(|&(key, value)| self.put(key, value))
+    }
+
     /// Removes every entry whose key is in `range` (start included, end not); returns how many there were.
     ///
     /// One `range_scan` that keeps the keys, then a `delete` each.
@@ -225,6 +238,10 @@ pub fn check_entry_len(key: &[u8], value: &[u8]) -> Result<(), StateError> {
         return Err(StateError::ValueTooLong { len: value.len(), limit: MAX_VALUE_LEN });
     }
     Ok(())
+}
+
+pub(crate) fn check_entry_lens(entries: &[(&[u8], &[u8])]) -> Result<(), StateError> {
+    entries.iter().try_for_each(|&(key, value)| check_entry_len(key, value))
 }
 
 /// Scans any bounds by means of `range_scan` and `get` alone.
@@ -332,6 +349,9 @@ macro_rules! forward {
             }
             fn get_many(&self, keys: &[&[u8]], out: &mut Vec<Option<Bytes>>) {
                 (**self).get_many(keys, out);
+            }
+            fn put_many(&mut self, entries: &[(&[u8], &[u8])]) -> Result<(), StateError> {
+                (**self).put_many(entries)
             }
         }
     )*};

@@ -35,6 +35,7 @@ fn any_bound() -> impl Strategy<Value = Bound<Vec<u8>>> {
 enum Op {
     Put(Vec<u8>, Vec<u8>),
     PutBytes(Vec<u8>, Vec<u8>),
+    PutMany(Vec<(Vec<u8>, Vec<u8>)>),
     Delete(Vec<u8>),
     GetOrInsert(Vec<u8>, Vec<u8>),
     Modify(Vec<u8>, u8),
@@ -54,6 +55,7 @@ fn any_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         10 => (any_key(), any_value()).prop_map(|(key, value)| Op::Put(key, value)),
         2 => (any_key(), any_value()).prop_map(|(key, value)| Op::PutBytes(key, value)),
+        1 => proptest::collection::vec((any_key(), any_value()), 0..20).prop_map(Op::PutMany),
         5 => any_key().prop_map(Op::Delete),
         2 => (any_key(), any_value()).prop_map(|(key, value)| Op::GetOrInsert(key, value)),
         4 => (any_key(), any::<u8>()).prop_map(|(key, by)| Op::Modify(key, by)),
@@ -127,6 +129,11 @@ fn apply(store: &mut Box<dyn StateStore>, model: &mut Model, held: &mut Vec<Held
         Op::PutBytes(key, value) => {
             store.put_bytes(&key, value.clone().into()).unwrap();
             model.insert(key, value);
+        }
+        Op::PutMany(batch) => {
+            let borrowed: Vec<(&[u8], &[u8])> = batch.iter().map(|(key, value)| (&key[..], &value[..])).collect();
+            store.put_many(&borrowed).unwrap();
+            model.extend(batch);
         }
         Op::Delete(key) => {
             store.delete(&key).unwrap();

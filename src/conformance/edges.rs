@@ -133,6 +133,7 @@ fn too_long_keys() -> Vec<Op> {
         program.extend([
             Op::Put(key.clone(), bytes(b"2")),
             Op::PutBytes(key.clone(), bytes(b"2")),
+            Op::PutMany(vec![(bytes(b"a"), bytes(b"2")), (key.clone(), bytes(b"2")), (bytes(b"b"), bytes(b"2"))]),
             Op::GetOrInsert(key.clone(), bytes(b"2")),
             Op::Get(key.clone()),
             Op::Contains(key.clone()),
@@ -218,7 +219,7 @@ fn bounds() -> Vec<Op> {
 
 fn batches() -> Vec<Op> {
     let all: Vec<Bytes> = EDGES.map(bytes).into();
-    let mut program = vec![Op::GetMany(vec![]), Op::GetMany(all.clone())];
+    let mut program = vec![Op::GetMany(vec![]), Op::GetMany(all.clone()), Op::PutMany(vec![])];
     program.extend(filled());
     program.extend([Op::GetMany(vec![]), Op::GetMany(vec![Bytes::new()]), Op::GetMany(all.clone())]);
     program.push(Op::GetMany(all.iter().rev().cloned().collect()));
@@ -228,6 +229,11 @@ fn batches() -> Vec<Op> {
     program.extend(
         [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 100].map(|len| Op::GetMany(endless().take(len).collect())),
     );
+    // Keys that are new, that are there, and that come twice in a batch; under a snapshot and without.
+    for len in [1, 2, 7, 15, 16, 17, 33, 100] {
+        let batch = endless().take(len).enumerate().map(|(i, key)| (key, pattern(i % 19, len as u8)));
+        program.extend([Op::PutMany(batch.collect()), Op::Snapshot(len), Op::Verify]);
+    }
     program
 }
 

@@ -25,6 +25,7 @@ pub(super) enum Op {
     VisitRange(KeyBound, KeyBound, usize),
     Put(Bytes, Bytes),
     PutBytes(Bytes, Bytes),
+    PutMany(Vec<(Bytes, Bytes)>),
     GetOrInsert(Bytes, Bytes),
     /// Adds this to every byte of the value.
     Modify(Bytes, u8),
@@ -126,6 +127,14 @@ impl Op {
             Self::PutBytes(key, value) => {
                 let call = write(key, format!("store.put_bytes({}, handle_{at}.clone())", literal(key)));
                 (format!("let handle_{at} = {};\n{call};", handle(value)), Some(format!("handle_{at}")))
+            }
+            Self::PutMany(batch) => {
+                let longest = batch.iter().map(|(key, _)| key).max_by_key(|key| key.len());
+                let batch = match &batch[..] {
+                    [] => "[]".into(),
+                    batch => list(batch, |(key, value)| format!("({}, {})", slice(key), slice(value))),
+                };
+                line(write(longest.unwrap_or(&Bytes::new()), format!("store.put_many(&{batch})")) + ";")
             }
             Self::GetOrInsert(key, value) => {
                 let call = write(key, format!("store.get_or_insert({}, {})", literal(key), literal(value)));

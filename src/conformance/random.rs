@@ -133,7 +133,11 @@ impl Generator {
                 let stop = self.random.pick(&[1, 2, 3, usize::from(u16::MAX)]);
                 Op::VisitRange(self.bound(), self.bound(), stop)
             }
-            24..=49 => Op::Put(self.key(), self.value()),
+            24..=46 => Op::Put(self.key(), self.value()),
+            47..=49 => {
+                let len = self.random.below(20);
+                Op::PutMany((0..len).map(|_| (self.key(), self.value())).collect())
+            }
             50..=53 => Op::PutBytes(self.key(), self.value()),
             54..=57 => Op::GetOrInsert(self.key(), self.value()),
             58..=67 => Op::Modify(self.key(), self.random.next() as u8),

@@ -49,6 +49,7 @@ rules! {
     Read: "`read` calls its function once with the value, or not at all, and says which",
     Modify: "`modify` calls its function once with the value and keeps the change, or not at all, and says which",
     PutBytes: "`put_bytes` does what `put` does",
+    PutMany: "`put_many` does what one `put` for each entry in turn does, or nothing if one is too long",
     DeleteRange: "`delete_range` removes exactly the entries in the range and returns how many there were",
     VisitRange: "`visit_range` visits exactly the entries within the bounds, until it is told to stop",
     GetMany: "`get_many` leaves one answer for each key in `out`, in their order, and nothing else",

@@ -232,6 +232,15 @@ impl<'a> Run<'a> {
                 self.after_write(Rule::PutBytes, key)?;
                 self.keep(Rule::Handles, format!("handle_{at}"), Some(handed_over), Some(value.clone()))
             }
+            Op::PutMany(batch) => {
+                let longest = batch.iter().map(|(key, _)| key).max_by_key(|key| key.len()).cloned().unwrap_or_default();
+                let borrowed: Vec<(&[u8], &[u8])> = batch.iter().map(|(key, value)| (&key[..], &value[..])).collect();
+                let outcome = self.store.put_many(&borrowed);
+                if written(Rule::PutMany, &longest, outcome)?.is_some() {
+                    self.model.extend(batch.iter().cloned());
+                }
+                batch.iter().try_for_each(|(key, _)| self.after_write(Rule::PutMany, key))
+            }
             Op::GetOrInsert(key, default) => {
                 let outcome = self.store.get_or_insert(key, default);
                 if let Some(found) = written(Rule::GetOrInsert, key, outcome)? {

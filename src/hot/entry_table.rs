@@ -53,6 +53,7 @@ use std::array;
 use std::mem;
 use std::ptr;
 
+use super::prefetch;
 use super::versions::{Epoch, Node, Versions};
 
 /// Locations are below this.
@@ -266,6 +267,16 @@ impl<const PAGE: usize, const BRANCH: usize> EntryView<PAGE, BRANCH> {
     #[inline]
     pub(super) fn address_of(&self, id: u32) -> Option<*const u64> {
         try_slot(&self.branches, id).map(ptr::from_ref)
+    }
+
+    /// Asks the processor for the page of an entry, all of which is read when it is copied.
+    #[inline]
+    pub(super) fn prefetch_page(&self, id: u32) {
+        let (branch, page, _) = place::<PAGE, BRANCH>(id);
+        if let Some(page) = page_of(self.branches.get(branch), page) {
+            let start = ptr::from_ref(page.get()).cast::<u8>();
+            (0..size_of::<Page<PAGE>>()).step_by(64).for_each(|at| prefetch(start.wrapping_add(at)));
+        }
     }
 
     /// Calls `f` with the locations of every entry, in this view and in `earlier`, a view of the same table, but for those in

@@ -67,6 +67,9 @@ faults! {
     ModifyInsertsAbsent => Modify,
     ModifySaysAbsent => Modify,
     PutBytesLosesValue => PutBytes,
+    PutManyKeepsFirst => PutMany,
+    PutManyLosesLast => PutMany,
+    PutManyBeforeRefusing => PutMany,
     FlushFails => Flush,
     FlushForgets => Flush,
     DeleteRangeMiscounts => DeleteRange,
@@ -351,6 +354,20 @@ impl StateStore for Broken {
     fn put_bytes(&mut self, key: &[u8], value: Bytes) -> Result<(), StateError> {
         let value = if self.has(Fault::PutBytesLosesValue) { Bytes::new() } else { value };
         self.put(key, &value)
+    }
+
+    fn put_many(&mut self, entries: &[(&[u8], &[u8])]) -> Result<(), StateError> {
+        match self.fault {
+            Fault::PutManyKeepsFirst => self.inner.put_many(&entries.iter().rev().copied().collect::<Vec<_>>()),
+            Fault::PutManyLosesLast if entries.iter().all(|(key, _)| key.len() <= MAX_KEY_LEN) => {
+                self.inner.put_many(&entries[..entries.len().saturating_sub(1)])
+            }
+            Fault::PutManyBeforeRefusing => entries.iter().try_for_each(|&(key, value)| self.put(key, value)),
+            _ if entries.iter().all(|(key, _)| key.len() <= MAX_KEY_LEN) => {
+                entries.iter().try_for_each(|&(key, value)| self.put(key, value))
+            }
+            _ => self.inner.put_many(entries),
+        }
     }
 
     fn delete_range(&mut self, range: Range<&[u8]>) -> Result<usize, StateError> {

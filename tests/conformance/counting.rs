@@ -93,6 +93,10 @@ impl StateStore for Counting {
     fn visit_range(&self, _: KeyBounds<'_>, _: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
         self.count("visit_range");
     }
+    fn put_many(&mut self, _: &[(&[u8], &[u8])]) -> Result<(), StateError> {
+        self.count("put_many");
+        Ok(())
+    }
     fn get_many(&self, _: &[&[u8]], _: &mut Vec<Option<Bytes>>) {
         self.count("get_many");
     }
@@ -121,13 +125,14 @@ fn call_all<S: StateStore>(mut store: S) -> Result<(), StateError> {
     store.delete_range(start..end)?;
     store.visit_range((Bound::Unbounded, Bound::Unbounded), &mut |_, _| ControlFlow::Continue(()));
     store.get_many(&[b"a"], &mut Vec::new());
+    store.put_many(&[(b"a", b"1")])?;
     Ok(())
 }
 
 #[test]
 fn pointers_forward_every_method_once() {
     /// The methods of the trait. A new one belongs here and into `Counting`.
-    const METHODS: usize = 20;
+    const METHODS: usize = 21;
 
     let calls = Calls::default();
     let store = || Counting(Arc::clone(&calls));

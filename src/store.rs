@@ -274,6 +274,26 @@ pub(crate) fn is_inverted(range: KeyBounds<'_>) -> bool {
     }
 }
 
+/// Whether `key` comes before every key within bounds that start like this.
+#[inline]
+pub(crate) fn is_before_start(start: Bound<&[u8]>, key: &[u8]) -> bool {
+    match start {
+        Bound::Unbounded => false,
+        Bound::Included(bound) => key < bound,
+        Bound::Excluded(bound) => key <= bound,
+    }
+}
+
+/// Whether `key` does not come after every key within bounds that end like this.
+#[inline]
+pub(crate) fn is_before_end(end: Bound<&[u8]>, key: &[u8]) -> bool {
+    match end {
+        Bound::Unbounded => true,
+        Bound::Included(bound) => key <= bound,
+        Bound::Excluded(bound) => key < bound,
+    }
+}
+
 /// The bounds of a half-open range.
 pub(crate) fn half_open<'a>(range: Range<&'a [u8]>) -> KeyBounds<'a> {
     (Bound::Included(range.start), Bound::Excluded(range.end))

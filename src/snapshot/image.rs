@@ -20,7 +20,7 @@ use rkyv::util::AlignedVec;
 use super::format::{Base, Descriptor, Header, Kind, Trailer, checksums_are_ignored, rule, verify_checksum};
 use super::segment::{ChangeKind, ColumnOffsets};
 use super::{Fingerprint, Source};
-use crate::store::{Entries, KeyBounds, is_inverted};
+use crate::store::{Entries, KeyBounds, is_before_end, is_before_start, is_inverted};
 use crate::{MAX_KEY_LEN, MAX_VALUE_LEN, StateError};
 
 pub(super) struct Image {
@@ -111,16 +111,8 @@ impl Image {
         if is_inverted((start, end)) {
             return Positions { image: self, next: last, end: last };
         }
-        let next = match start {
-            Bound::Unbounded => Position { segment: 0, index: 0 },
-            Bound::Included(bound) => self.partition_point(|key| key < bound),
-            Bound::Excluded(bound) => self.partition_point(|key| key <= bound),
-        };
-        let end = match end {
-            Bound::Unbounded => last,
-            Bound::Included(bound) => self.partition_point(|key| key <= bound),
-            Bound::Excluded(bound) => self.partition_point(|key| key < bound),
-        };
+        let next = self.partition_point(|key| is_before_start(start, key));
+        let end = self.partition_point(|key| is_before_end(end, key));
         Positions { image: self, next, end }
     }
 }

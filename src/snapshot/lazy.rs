@@ -34,7 +34,7 @@ use super::format::{Descriptor, Header, Kind, Trailer, checksums_are_ignored, ru
 use super::image::{Segment, align, check_extent, check_room, check_segment};
 use super::{Fingerprint, GroupedImage, Source, StateSnapshot, TryEntries};
 use crate::StateError;
-use crate::store::{KeyBounds, is_inverted};
+use crate::store::{KeyBounds, is_before_end, is_before_start, is_inverted};
 
 /// What an image is read from where it is not in memory.
 pub(super) trait ReadSeek: Read + Seek + Send + 'static {}
@@ -352,16 +352,8 @@ impl LazyImage {
         &'a self,
         range: KeyBounds<'a>,
     ) -> impl Iterator<Item = Result<(Arc<Loaded>, Range<usize>), StateError>> {
-        let before = move |key: &[u8]| match range.0 {
-            Bound::Unbounded => false,
-            Bound::Included(bound) => key < bound,
-            Bound::Excluded(bound) => key <= bound,
-        };
-        let within = move |key: &[u8]| match range.1 {
-            Bound::Unbounded => true,
-            Bound::Included(bound) => key <= bound,
-            Bound::Excluded(bound) => key < bound,
-        };
+        let before = move |key: &[u8]| is_before_start(range.0, key);
+        let within = move |key: &[u8]| is_before_end(range.1, key);
         let start = self.segments_before(before).saturating_sub(1);
         let end = if is_inverted(range) { start } else { self.segments_before(within) };
         let mut ahead = Ahead { segment: start, mark: 0 };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Source;
-use crate::store::{Entries, KeyBounds, is_inverted};
+use crate::store::{Entries, KeyBounds, is_before_end, is_before_start, is_inverted};
 use crate::{StateError, check_entry_len};
 
 /// Invariants: keys strictly ascend; every entry is within the limits of the contract; `size_bytes` is their sum.
@@ -39,18 +39,8 @@ pub(super) fn within<'a, T>(entries: &'a [(Bytes, T)], (start, end): KeyBounds<'
     if is_inverted((start, end)) {
         return &[];
     }
-    let below = |bound: &[u8]| entries.partition_point(|(key, _)| key < bound);
-    let up_to = |bound: &[u8]| entries.partition_point(|(key, _)| key <= bound);
-    let start = match start {
-        Bound::Unbounded => 0,
-        Bound::Included(key) => below(key),
-        Bound::Excluded(key) => up_to(key),
-    };
-    let end = match end {
-        Bound::Unbounded => entries.len(),
-        Bound::Included(key) => up_to(key),
-        Bound::Excluded(key) => below(key),
-    };
+    let start = entries.partition_point(|(key, _)| is_before_start(start, key));
+    let end = entries.partition_point(|(key, _)| is_before_end(end, key));
     &entries[start..end]
 }
 

@@ -1,7 +1,7 @@
 //! [`SortedEntries`]: a snapshot's entries as a sorted vector of handles.
 
 use std::any::Any;
-use std::ops::{Bound, ControlFlow};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;

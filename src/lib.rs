@@ -84,6 +84,10 @@ mod memory;
 mod snapshot;
 mod store;
 
+// Unit tests share the model with the tests of the public contract.
+#[cfg(test)]
+extern crate self as opstate;
+
 #[cfg(feature = "conformance")]
 pub mod conformance;
 #[cfg(fuzzing)]

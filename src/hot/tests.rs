@@ -1,5 +1,9 @@
 //! The whole store with tiny parts, validated after every call.
 
+#[path = "../../tests/model/ops.rs"]
+#[allow(dead_code, reason = "some of it is for other tests of the public contract")]
+mod model;
+
 use std::collections::BTreeMap;
 use std::thread;
 
@@ -168,6 +172,16 @@ proptest! {
     #[cfg_attr(miri, ignore)]
     fn agrees_with_a_map(ops in proptest::collection::vec(any_op(), 1..150)) {
         let _ = run(ops);
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(model::model_cases()))]
+
+    #[test]
+    #[cfg_attr(miri, ignore)]
+    fn agrees_with_the_model_of_all_stores(ops in model::any_ops()) {
+        model::run(HotStore::new, HotStore::validate, ops);
     }
 }
 

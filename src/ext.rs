@@ -420,6 +420,11 @@ pub trait StateStoreExt: StateStore {
     /// # Errors
     ///
     /// Those of [`StateSnapshot::verify`]. Then the store is as it was.
+    ///
+    /// # Panics
+    ///
+    /// If the image is read a second time, and that fails although the first did not. The stores of this crate are then as
+    /// they were, too.
     fn try_restore(&mut self, snapshot: StateSnapshot) -> Result<(), StateError> {
         snapshot.verify()?;
         self.restore(snapshot);

@@ -1,12 +1,15 @@
-//! An allocator that counts for each thread, to test what is promised of allocations.
+//! An allocator that counts for each thread, to test what is promised of allocations, and fails when it is told to.
 
 #![allow(unsafe_code, reason = "a global allocator is unsafe to implement; this one only counts and passes on")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::ptr;
 
 thread_local! {
     static COUNTS: Cell<Counts> = const { Cell::new(Counts { calls: 0, live: 0, peak: 0 }) };
+    /// How many allocations succeed before one fails.
+    static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 #[derive(Clone, Copy)]
@@ -33,15 +36,33 @@ fn count(allocated: usize, freed: usize) {
     });
 }
 
-// SAFETY: every call is passed on to the system's allocator as it is.
+/// Whether it is this allocation that fails.
+fn fails() -> bool {
+    let left = LEFT.try_with(|left| left.replace(left.get().and_then(|left| left.checked_sub(1)))).unwrap_or(None);
+    left == Some(0)
+}
+
+/// Makes the allocation on this thread that comes after so many others fail. An allocator must not panic, and most callers
+/// abort the process when one fails: this is for processes that are started to be aborted.
+pub(crate) fn fail_after(allocations: usize) {
+    LEFT.set(Some(allocations));
+}
+
+// SAFETY: every call is passed on to the system's allocator as it is, or fails, which any call may.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if fails() {
+            return ptr::null_mut();
+        }
         count(layout.size(), 0);
         // SAFETY: the caller's promises are passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if fails() {
+            return ptr::null_mut();
+        }
         count(layout.size(), 0);
         // SAFETY: the caller's promises are passed on.
         unsafe { System.alloc_zeroed(layout) }
@@ -54,6 +75,9 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if fails() {
+            return ptr::null_mut();
+        }
         // Both blocks are there while one is copied to the other.
         count(size, 0);
         count(0, layout.size());
@@ -68,6 +92,8 @@ pub(crate) struct Allocated {
     pub(crate) calls: usize,
     /// The most that was in use at once, beyond what was in use before.
     pub(crate) peak_bytes: usize,
+    /// What is still in use; negative if more of what was there before was freed.
+    pub(crate) kept_bytes: isize,
 }
 
 /// Runs `f` and counts what it allocates on this thread.
@@ -78,7 +104,8 @@ pub(crate) fn allocated_by<R>(f: impl FnOnce() -> R) -> (R, Allocated) {
     let after = COUNTS.get();
     COUNTS.set(Counts { peak: after.peak.max(before.peak), ..after });
     let peak_bytes = usize::try_from(after.peak - before.live).unwrap_or(0);
-    (result, Allocated { calls: after.calls - before.calls, peak_bytes })
+    let kept_bytes = after.live - before.live;
+    (result, Allocated { calls: after.calls - before.calls, peak_bytes, kept_bytes })
 }
 
 #[test]
@@ -87,5 +114,5 @@ fn it_counts() {
         drop(vec![0_u8; 1000]);
         vec![0_u8; 300]
     });
-    assert_eq!((kept.len(), allocated.calls, allocated.peak_bytes), (300, 2, 1000));
+    assert_eq!((kept.len(), allocated.calls, allocated.peak_bytes, allocated.kept_bytes), (300, 2, 1000, 300));
 }

@@ -6,6 +6,7 @@ mod damage;
 mod delta;
 mod evolution;
 mod examples;
+mod failures;
 mod flights;
 mod forge;
 mod golden;

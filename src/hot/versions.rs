@@ -42,6 +42,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -124,7 +125,13 @@ impl Garbage {
         /// `thing` is an address that a `Box<T>` gave away, once.
         unsafe fn free<T>(thing: NonNull<()>) {
             // SAFETY: the caller's promise.
-            drop(unsafe { Box::from_raw(thing.cast::<T>().as_ptr()) });
+            let thing = unsafe { Box::from_raw(thing.cast::<T>().as_ptr()) };
+            // A large value may come with a destructor of its user's. Were it to panic out of here, it would leave the store
+            // halfway through a change, and in `clear` with values that are freed a second time.
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(thing))) {
+                // Whose destructor may panic as well.
+                mem::forget(payload);
+            }
         }
         Self { born, bytes, thing: thing.cast(), drop: free::<T> }
     }

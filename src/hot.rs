@@ -126,6 +126,20 @@ fn prefetch<T>(address: *const T) {
 /// Keys are hashed with random keys of each store's own, so that nobody can choose keys that collide. Nothing that leaves
 /// the store depends on them.
 ///
+/// # Out of memory
+///
+/// With a [budget](HotStoreBuilder::memory_budget) a write that needs too much is an error, and changes nothing. Where the
+/// system has no memory left, or a limit of the process is reached (`ulimit -v`, a container's), there is no error: an
+/// allocation that fails ends the process by an abort, as is Rust's default. Nothing of a store outlives that, but images
+/// that were written before do. So set a budget some way below the limit, or have checkpoints.
+///
+/// # Panics
+///
+/// Panics do not harm a store: not one of a closure, nor one of a destructor that came with a value ([`Bytes::from_owner`]).
+/// The latter ends where it happens, for the store is in the middle of its work; the panic hook tells of it.
+///
+/// # Example
+///
 /// ```
 /// use opstate::{HotStore, StateStore};
 ///
@@ -314,7 +328,7 @@ impl HotStore {
         let indexed = if old_len.is_none() { INDEXED } else { 0 };
         let asked = self.records.arena.growth(key.len(), in_record) + large(value.len()) + indexed;
         let (budget, used) = (self.budget, self.stats().total_bytes());
-        if used.saturating_add(asked) > budget {
+        if asked > 0 && used.saturating_add(asked) > budget {
             return Err(StateError::OverBudget { budget, used, asked });
         }
         Ok(())

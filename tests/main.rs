@@ -1,5 +1,6 @@
 //! The tests of the public contract, in one binary.
 
+mod budget;
 mod conformance;
 mod counting;
 mod damage;
@@ -14,6 +15,7 @@ mod groups;
 mod inspect;
 mod layout;
 mod lazy;
+mod memory;
 mod model;
 mod snapshot;
 mod stream;

@@ -109,5 +109,7 @@ pub use snapshot::{
 pub use store::{Entries, KeyBounds, MAX_KEY_LEN, MAX_VALUE_LEN, StateStore, check_entry_len};
 
 #[cfg(doctest)]
+mod must_not_compile;
+#[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct ReadmeIsTested;

@@ -240,8 +240,8 @@ fn by(way: Way, from: &Held, segment_bytes: usize, make: &impl Fn() -> Box<dyn S
         Way::Grouped => StateSnapshot::from_bytes(grouped_image_of(snapshot, segment_bytes)).unwrap(),
         Way::GroupedLazy => StateSnapshot::from_bytes_lazily(grouped_image_of(snapshot, segment_bytes)).unwrap(),
         Way::Collected => model.iter().rev().map(|(key, value)| (key.clone(), value.clone())).collect(),
-        Way::OtherHot => filled(Box::new(HotStore::new())),
-        Way::OtherInMemory => filled(Box::new(InMemoryStore::new())),
+        Way::OtherHot => filled(Box::<HotStore>::default()),
+        Way::OtherInMemory => filled(Box::<InMemoryStore>::default()),
         Way::Restored => {
             let mut store = make();
             store.restore(snapshot.clone());

@@ -1,12 +1,13 @@
 //! Every operation that is timed.
 
+use std::array;
 use std::hint::black_box;
 use std::io;
 use std::ops::{Bound, ControlFlow};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use opstate::{StateSnapshot, StateStore};
+use opstate::StateSnapshot;
 
 use super::contender::{Can, Contender};
 use super::workload::{BATCH, Workload, next_of};
@@ -86,50 +87,75 @@ const fn operation(
     Operation { name, title, needs, run }
 }
 
-fn took(start: Instant, operations: usize) -> Took {
+/// Times what returns how many operations it has done.
+fn timed(run: impl FnOnce() -> usize) -> Took {
+    let (mut run, mut operations) = (Some(run), 0);
+    let start = Instant::now();
+    measured(&mut || operations = run.take().map_or(0, |run| run()));
     Took { time: start.elapsed(), operations }
 }
 
-/// From nothing to all entries; leaves the store for the rows that follow.
+/// A function of its own, because whoever counts instructions counts those between its start and its end.
+#[inline(never)]
+fn measured(run: &mut dyn FnMut()) {
+    run();
+    // Else the end of `run` would be the end of this, which jumped to it.
+    black_box(());
+}
+
+/// From nothing to all entries; leaves the store for the operations that follow.
 fn insert(work: &Workload, contender: &mut Contender, _: usize) -> Took {
     contender.store = (contender.kind.make)();
     let entries: Vec<_> = work.order.iter().map(|&entry| (work.key(entry), work.value(entry, 0))).collect();
-    let start = Instant::now();
-    for (key, value) in &entries {
-        put(contender, key, value);
-    }
-    took(start, entries.len())
+    timed(|| {
+        entries.iter().for_each(|(key, value)| put(contender, key, value));
+        entries.len()
+    })
 }
 
 fn get(work: &Workload, contender: &mut Contender, round: usize) -> Took {
     let (_, keys) = work.asked(round);
-    let start = Instant::now();
+    timed(|| get_all(work, contender, keys))
+}
+
+fn get_all(work: &Workload, contender: &Contender, keys: &[u8]) -> usize {
     for key in keys.chunks_exact(work.shape.key_len) {
         black_box(next_of(&contender.store.get(key).expect("the key is there")));
     }
-    took(start, work.lookups)
+    work.lookups
+}
+
+/// Keys that sort among those that are there.
+fn miss(work: &Workload, contender: &mut Contender, round: usize) -> Took {
+    let absent: Vec<_> = work.asked(round).0.iter().map(|entry| work.absent_key(*entry)).collect();
+    timed(|| {
+        absent.iter().for_each(|key| assert!(contender.store.get(key).is_none()));
+        absent.len()
+    })
 }
 
 fn get_dependent(work: &Workload, contender: &mut Contender, round: usize) -> Took {
     let mut entry = work.asked(round).0[0];
-    let start = Instant::now();
-    for _ in 0..work.lookups {
-        entry = next_of(&contender.store.get(&work.key(entry)).expect("the key is there"));
-    }
-    black_box(entry);
-    took(start, work.lookups)
+    timed(|| {
+        for _ in 0..work.lookups {
+            entry = next_of(&contender.store.get(&work.key(entry)).expect("the key is there"));
+        }
+        black_box(entry);
+        work.lookups
+    })
 }
 
 fn read(work: &Workload, contender: &mut Contender, round: usize) -> Took {
     let (_, keys) = work.asked(round);
-    let start = Instant::now();
-    for key in keys.chunks_exact(work.shape.key_len) {
-        let is_there = contender.store.read(key, &mut |value| {
-            black_box(next_of(value));
-        });
-        assert!(is_there);
-    }
-    took(start, work.lookups)
+    timed(|| {
+        for key in keys.chunks_exact(work.shape.key_len) {
+            let is_there = contender.store.read(key, &mut |value| {
+                black_box(next_of(value));
+            });
+            assert!(is_there);
+        }
+        work.lookups
+    })
 }
 
 fn get_many(work: &Workload, contender: &mut Contender, round: usize) -> Took {
@@ -139,48 +165,37 @@ fn get_many(work: &Workload, contender: &mut Contender, round: usize) -> Took {
     let (_, keys) = work.asked(round);
     let len = work.shape.key_len;
     let mut answers: Vec<Option<Bytes>> = Vec::new();
-    let start = Instant::now();
-    for keys in keys.chunks_exact(BATCH * len) {
-        let keys: [&[u8]; BATCH] = std::array::from_fn(|place| &keys[place * len..][..len]);
-        contender.store.get_many(&keys, &mut answers);
-        for answer in &answers {
-            black_box(next_of(answer.as_ref().expect("the key is there")));
+    timed(|| {
+        for keys in keys.chunks_exact(BATCH * len) {
+            let keys: [&[u8]; BATCH] = array::from_fn(|place| &keys[place * len..][..len]);
+            contender.store.get_many(&keys, &mut answers);
+            for answer in &answers {
+                black_box(next_of(answer.as_ref().expect("the key is there")));
+            }
         }
-    }
-    took(start, work.lookups)
-}
-
-/// Keys that sort among those that are there.
-fn miss(work: &Workload, contender: &mut Contender, round: usize) -> Took {
-    let absent: Vec<_> = work.asked(round).0.iter().map(|entry| work.absent_key(*entry)).collect();
-    let start = Instant::now();
-    for key in &absent {
-        assert!(contender.store.get(key).is_none());
-    }
-    took(start, absent.len())
+        work.lookups
+    })
 }
 
 fn update(work: &Workload, contender: &mut Contender, round: usize) -> Took {
-    time_updates(work, contender, round, work.lookups, 1 + round)
+    Updates::new(work, round, work.lookups, 1 + round).time(contender)
 }
 
 fn put_many(work: &Workload, contender: &mut Contender, round: usize) -> Took {
-    let tag = 400 + round;
+    let updates = Updates::new(work, round, work.lookups, 400 + round);
     if !contender.kind.can.batch {
-        return time_updates(work, contender, round, work.lookups, tag);
+        return updates.time(contender);
     }
-    let (entries, keys) = work.asked(round);
-    let values: Vec<_> = entries.iter().map(|&entry| work.value(entry, tag)).collect();
-    let keys: Vec<&[u8]> = keys.chunks_exact(work.shape.key_len).collect();
-    let start = Instant::now();
-    for (keys, values) in keys.chunks_exact(BATCH).zip(values.chunks_exact(BATCH)) {
-        let entries: [(&[u8], &[u8]); BATCH] = std::array::from_fn(|place| (keys[place], &values[place][..]));
-        contender.store.put_many(&entries).expect("the entries are short");
-    }
-    took(start, entries.len())
+    let entries: Vec<(&[u8], &[u8])> = updates.entries().collect();
+    timed(|| {
+        for entries in entries.chunks(BATCH) {
+            contender.store.put_many(entries).expect("the entries are short");
+        }
+        entries.len()
+    })
 }
 
-/// Values that are a byte longer or shorter than the last time, and in the end as they were.
+/// Values that are a byte longer than they were, and then as long again.
 fn resize(work: &Workload, contender: &mut Contender, round: usize) -> Took {
     let mut entries = work.asked(round).0.to_vec();
     entries.sort_unstable();
@@ -189,39 +204,37 @@ fn resize(work: &Workload, contender: &mut Contender, round: usize) -> Took {
     entries.sort_unstable_by_key(|entry| entry.wrapping_mul(0x9E37_79B9));
     let keyed: Vec<_> = entries.iter().map(|&entry| (work.key(entry), work.value(entry, 0))).collect();
     let longer: Vec<_> = keyed.iter().map(|(_, value)| [value, &b"+"[..]].concat()).collect();
-    let start = Instant::now();
-    for ((key, _), longer) in keyed.iter().zip(&longer) {
-        put(contender, key, longer);
-    }
-    for (key, value) in &keyed {
-        put(contender, key, value);
-    }
-    took(start, 2 * keyed.len())
+    timed(|| {
+        keyed.iter().zip(&longer).for_each(|((key, _), longer)| put(contender, key, longer));
+        keyed.iter().for_each(|(key, value)| put(contender, key, value));
+        2 * keyed.len()
+    })
 }
 
 fn modify(work: &Workload, contender: &mut Contender, round: usize) -> Took {
     let (_, keys) = work.asked(round);
-    let start = Instant::now();
-    for key in keys.chunks_exact(work.shape.key_len) {
-        // The upper half of the first eight bytes leads nowhere.
-        let modified = contender.store.modify(key, &mut |value| value[4] = value[4].wrapping_add(1));
-        assert!(modified.expect("its length is as it was"));
-    }
-    took(start, work.lookups)
+    timed(|| {
+        for key in keys.chunks_exact(work.shape.key_len) {
+            // The upper half of the first eight bytes leads nowhere.
+            let modified = contender.store.modify(key, &mut |value| value[4] = value[4].wrapping_add(1));
+            assert!(modified.expect("its length is as it was"));
+        }
+        work.lookups
+    })
 }
 
 /// Uses the store as a stream does before a checkpoint. The turns of other contenders have thrown it out of the caches;
 /// where a snapshot reads all of it that would bring it back, and where a snapshot touches nothing it would not.
 fn warm(work: &Workload, contender: &mut Contender, round: usize) {
-    get(work, contender, round + 1);
-    time_updates(work, contender, round + 1, work.lookups, 200 + round);
+    get_all(work, contender, work.asked(round + 1).1);
+    Updates::new(work, round + 1, work.lookups, 200 + round).put_all(contender);
 }
 
 /// The snapshot is a new one in every round, and the one before it is gone.
 fn update_under_snapshot(work: &Workload, contender: &mut Contender, round: usize) -> Took {
     warm(work, contender, round);
     let _snapshot = contender.store.freeze();
-    time_updates(work, contender, round, work.lookups, 50 + round)
+    Updates::new(work, round, work.lookups, 50 + round).time(contender)
 }
 
 fn put_many_under_snapshot(work: &Workload, contender: &mut Contender, round: usize) -> Took {
@@ -233,17 +246,35 @@ fn put_many_under_snapshot(work: &Workload, contender: &mut Contender, round: us
 fn first_updates(work: &Workload, contender: &mut Contender, round: usize) -> Took {
     warm(work, contender, round);
     let _snapshot = contender.store.freeze();
-    time_updates(work, contender, round, work.lookups.min(2_000), 100 + round)
+    Updates::new(work, round, work.lookups.min(2_000), 100 + round).time(contender)
 }
 
-fn time_updates(work: &Workload, contender: &mut Contender, round: usize, updates: usize, tag: usize) -> Took {
-    let (entries, keys) = work.asked(round);
-    let values: Vec<_> = entries[..updates].iter().map(|&entry| work.value(entry, tag)).collect();
-    let start = Instant::now();
-    for (key, value) in keys.chunks_exact(work.shape.key_len).zip(&values) {
-        put(contender, key, value);
+/// Keys that are asked for in a round, with values as long as those that are there.
+struct Updates<'a> {
+    keys: &'a [u8],
+    key_len: usize,
+    values: Vec<Vec<u8>>,
+}
+
+impl<'a> Updates<'a> {
+    fn new(work: &'a Workload, round: usize, updates: usize, tag: usize) -> Self {
+        let (entries, keys) = work.asked(round);
+        let values = entries[..updates].iter().map(|&entry| work.value(entry, tag)).collect();
+        Self { keys, key_len: work.shape.key_len, values }
     }
-    took(start, updates)
+
+    fn entries(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.keys.chunks_exact(self.key_len).zip(self.values.iter().map(|value| &value[..]))
+    }
+
+    fn put_all(&self, contender: &mut Contender) -> usize {
+        self.entries().for_each(|(key, value)| put(contender, key, value));
+        self.values.len()
+    }
+
+    fn time(&self, contender: &mut Contender) -> Took {
+        timed(|| self.put_all(contender))
+    }
 }
 
 /// Deletes an entry and inserts a new one, and later the other way round. The store ends with the keys it began with.
@@ -251,75 +282,75 @@ fn replace(work: &Workload, contender: &mut Contender, _: usize) -> Took {
     let entry = |entry: u32| (work.key(entry), work.value(entry, 0));
     let there: Vec<_> = work.victims.iter().map(|&victim| entry(victim)).collect();
     let new: Vec<_> = (work.entries as u32..).take(there.len()).map(entry).collect();
-    let start = Instant::now();
-    for (from, to) in [(&there, &new), (&new, &there)] {
-        for ((old, _), (key, value)) in from.iter().zip(to) {
-            contender.store.delete(old).expect("nothing can fail in memory");
-            put(contender, key, value);
+    timed(|| {
+        for (from, to) in [(&there, &new), (&new, &there)] {
+            for ((old, _), (key, value)) in from.iter().zip(to) {
+                contender.store.delete(old).expect("nothing can fail in memory");
+                put(contender, key, value);
+            }
         }
-    }
-    took(start, 2 * there.len())
+        2 * there.len()
+    })
 }
 
 fn scan(work: &Workload, contender: &mut Contender, _: usize) -> Took {
-    let start = Instant::now();
-    assert_eq!(look_at(contender.store.prefix_scan(b"")), work.entries);
-    took(start, work.entries)
+    let took = timed(|| look_at(contender.store.prefix_scan(b"")));
+    assert_eq!(took.operations, work.entries);
+    took
 }
 
 fn visit(work: &Workload, contender: &mut Contender, _: usize) -> Took {
-    let start = Instant::now();
-    let mut seen = 0;
-    contender.store.visit_range((Bound::Unbounded, Bound::Unbounded), &mut |key, value| {
-        black_box((key[0], next_of(value)));
-        seen += 1;
-        ControlFlow::Continue(())
-    });
-    assert_eq!(seen, work.entries);
-    took(start, work.entries)
-}
-
-fn prefix_scan(work: &Workload, contender: &mut Contender, _: usize) -> Took {
-    let mut seen = 0;
-    let start = Instant::now();
-    for prefix in &work.prefixes {
-        seen += look_at(contender.store.prefix_scan(prefix));
-    }
-    took(start, seen)
-}
-
-fn prefix_visit(work: &Workload, contender: &mut Contender, _: usize) -> Took {
-    let mut seen = 0;
-    let start = Instant::now();
-    for prefix in &work.prefixes {
-        let range = (Bound::Included(&prefix[..]), Bound::Unbounded);
-        contender.store.visit_range(range, &mut |key, value| {
-            if !key.starts_with(prefix) {
-                return ControlFlow::Break(());
-            }
+    let took = timed(|| {
+        let mut seen = 0;
+        contender.store.visit_range((Bound::Unbounded, Bound::Unbounded), &mut |key, value| {
             black_box((key[0], next_of(value)));
             seen += 1;
             ControlFlow::Continue(())
         });
-    }
-    took(start, seen)
+        seen
+    });
+    assert_eq!(took.operations, work.entries);
+    took
+}
+
+fn prefix_scan(work: &Workload, contender: &mut Contender, _: usize) -> Took {
+    timed(|| work.prefixes.iter().map(|prefix| look_at(contender.store.prefix_scan(prefix))).sum())
+}
+
+fn prefix_visit(work: &Workload, contender: &mut Contender, _: usize) -> Took {
+    timed(|| {
+        let mut seen = 0;
+        for prefix in &work.prefixes {
+            let range = (Bound::Included(&prefix[..]), Bound::Unbounded);
+            contender.store.visit_range(range, &mut |key, value| {
+                if !key.starts_with(prefix) {
+                    return ControlFlow::Break(());
+                }
+                black_box((key[0], next_of(value)));
+                seen += 1;
+                ControlFlow::Continue(())
+            });
+        }
+        seen
+    })
 }
 
 fn snapshot(work: &Workload, contender: &mut Contender, round: usize) -> Took {
     // A snapshot of what has not changed since the last one might be cheaper than the others.
-    time_updates(work, contender, round, 200, 150 + round);
-    let start = Instant::now();
-    let snapshot = contender.store.freeze();
-    let took = took(start, 1);
-    drop(snapshot);
-    took
+    Updates::new(work, round, 200, 150 + round).put_all(contender);
+    let mut snapshot = None;
+    timed(|| {
+        snapshot = Some(contender.store.freeze());
+        1
+    })
 }
 
 fn serialize(work: &Workload, contender: &mut Contender, _: usize) -> Took {
-    let start = Instant::now();
-    let snapshot = contender.store.snapshot();
-    snapshot.write_to(io::sink()).expect("a sink takes everything");
-    took(start, work.entries)
+    timed(|| {
+        let snapshot = contender.store.snapshot();
+        snapshot.write_to(io::sink()).expect("a sink takes everything");
+        work.entries
+    })
 }
 
 fn delta(work: &Workload, contender: &mut Contender, round: usize) -> Took {
@@ -327,22 +358,24 @@ fn delta(work: &Workload, contender: &mut Contender, round: usize) -> Took {
     let earlier = contender.store.snapshot();
     // One end of a chain is always known.
     earlier.fingerprint();
-    time_updates(work, contender, round, changed, 250 + round);
+    Updates::new(work, round, changed, 250 + round).put_all(contender);
     let later = contender.store.snapshot();
-    let start = Instant::now();
-    let delta = later.delta_since(&earlier);
-    delta.write_to(io::sink()).expect("a sink takes everything");
-    took(start, delta.len())
+    timed(|| {
+        let delta = later.delta_since(&earlier);
+        delta.write_to(io::sink()).expect("a sink takes everything");
+        delta.len()
+    })
 }
 
 fn restore(work: &Workload, contender: &mut Contender, _: usize) -> Took {
     let image = work.image.get_or_init(|| contender.store.snapshot().to_bytes());
     let mut store = (contender.kind.make)();
-    let start = Instant::now();
-    store.restore(StateSnapshot::from_bytes(image.clone()).expect("the image is as it was written"));
-    let time = start.elapsed();
+    let took = timed(|| {
+        store.restore(StateSnapshot::from_bytes(image.clone()).expect("the image is as it was written"));
+        work.entries
+    });
     assert_eq!(store.len(), work.entries);
-    Took { time, operations: work.entries }
+    took
 }
 
 fn put(contender: &mut Contender, key: &[u8], value: &[u8]) {

@@ -87,7 +87,7 @@ pub(crate) const BATCH: usize = 16;
 const LOOKUPS: usize = 1 << 15;
 
 /// Rounds until the same keys are asked for again: so many that the caches have long forgotten them.
-const ROUNDS: usize = 32;
+pub(crate) const ROUNDS: usize = 32;
 
 pub(crate) struct Workload {
     pub(crate) shape: Shape,

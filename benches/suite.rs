@@ -45,7 +45,7 @@ fn main() {
             // The first operation fills the store.
             (OPERATIONS[0].run)(&work, contender, 0);
         }
-        check_equal(&work, &contenders);
+        check_equal(&work, &contenders.each_ref());
         for operation in OPERATIONS.iter().filter(is_chosen) {
             let mut group = criterion.benchmark_group(operation.name);
             for contender in &mut contenders {

@@ -197,7 +197,7 @@ pub(crate) fn shuffled(entries: usize) -> Vec<u32> {
 }
 
 /// Panics unless all contenders hold the same entries and answer every kind of question in the same way.
-pub(crate) fn check_equal(work: &Workload, contenders: &[Contender]) {
+pub(crate) fn check_equal(work: &Workload, contenders: &[&Contender]) {
     let (base, others) = contenders.split_first().expect("there is something to compare with");
     let absent: Vec<Key> = work.asked(1).0[..100].iter().map(|&entry| work.absent_key(entry)).collect();
     let keys: Vec<&[u8]> =

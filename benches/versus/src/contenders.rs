@@ -33,6 +33,9 @@ fn adapted<M: Map + 'static>() -> Box<dyn Bench> {
     Box::new(Adapted::<M>(M::default()))
 }
 
+/// What a visit calls with each key and value.
+type Visitor<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
 /// What a contender has to offer. Its other methods are made of these. Failures of a medium end the benchmark.
 trait Map: Default + Send {
     fn get(&self, key: &[u8]) -> Option<Bytes>;
@@ -42,7 +45,7 @@ trait Map: Default + Send {
     fn remove(&mut self, key: &[u8]);
 
     /// Calls `f` with the entries within the bounds, which are not inverted, in order if there is one.
-    fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>);
+    fn visit(&self, range: KeyBounds<'_>, f: Visitor<'_>);
 
     /// The entries within the bounds as handles: lazily where the borrow checker can see that the map outlives them.
     fn scan<'a>(&'a self, range: KeyBounds<'_>) -> Entries<'a> {
@@ -133,7 +136,7 @@ impl<M: Map> StateStore for Adapted<M> {
         self.0 = M::default();
     }
 
-    fn visit_range(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+    fn visit_range(&self, range: KeyBounds<'_>, f: Visitor<'_>) {
         self.0.visit(range, f);
     }
 }

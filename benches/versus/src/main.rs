@@ -3,6 +3,9 @@
 #[path = "../../common/mod.rs"]
 mod common;
 mod contenders;
+mod report;
+
+use std::error::Error;
 
 use clap::{Parser, Subcommand};
 
@@ -18,10 +21,14 @@ struct Args {
 enum Command {
     /// Every operation of every contender, as a table.
     Table(compare::Args),
+    /// The tables and plots of `benches/report`. What was measured is kept there, and not measured again.
+    Report(report::Args),
 }
 
-fn main() {
+fn main() -> Result<(), Box<dyn Error>> {
     match Args::parse().command {
         Command::Table(args) => compare::main(contenders::ALL, args),
+        Command::Report(args) => report::main(&args)?,
     }
+    Ok(())
 }

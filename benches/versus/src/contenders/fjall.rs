@@ -1,12 +1,12 @@
 //! An embedded log-structured store, in a temporary directory, written through to the operating system but not to the disk,
 //! as it does by default. Its cache holds everything.
 
-use std::ops::ControlFlow;
-
 use bytes::Bytes;
 use fjall::{Database, Iter, Keyspace, KeyspaceCreateOptions};
 use opstate::{Entries, KeyBounds};
 use tempfile::TempDir;
+
+use super::Visitor;
 
 pub(super) struct Map {
     keyspace: Keyspace,
@@ -42,7 +42,7 @@ impl super::Map for Map {
         self.keyspace.remove(key).expect("room on the disk");
     }
 
-    fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+    fn visit(&self, range: KeyBounds<'_>, f: Visitor<'_>) {
         let _ = entries(self.keyspace.range::<&[u8], _>(range)).try_for_each(|(key, value)| f(&key, &value));
     }
 

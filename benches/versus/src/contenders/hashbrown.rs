@@ -1,10 +1,10 @@
 //! A hash map alone: what a lookup costs where nobody wants order or snapshots.
 
-use std::ops::ControlFlow;
-
 use bytes::Bytes;
 use hashbrown::HashMap;
 use opstate::KeyBounds;
+
+use super::Visitor;
 
 #[derive(Default)]
 pub(super) struct Map(HashMap<Box<[u8]>, Bytes, ahash::RandomState>);
@@ -26,7 +26,7 @@ impl super::Map for Map {
         self.0.remove(key);
     }
 
-    fn visit(&self, _: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+    fn visit(&self, _: KeyBounds<'_>, f: Visitor<'_>) {
         // Only to count: it does not say that it can scan.
         let _ = self.0.iter().try_for_each(|(key, value)| f(key, value));
     }

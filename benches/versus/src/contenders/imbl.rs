@@ -1,10 +1,10 @@
 //! A persistent B+tree: a clone costs O(1), and nodes are copied when one of two that share them is written to.
 
-use std::ops::ControlFlow;
-
 use bytes::Bytes;
 use imbl::OrdMap;
 use opstate::{Entries, KeyBounds};
+
+use super::Visitor;
 
 /// Keys are handles, because a node's keys are cloned when it is copied.
 #[derive(Default)]
@@ -27,7 +27,7 @@ impl super::Map for Map {
         self.0.remove(key);
     }
 
-    fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+    fn visit(&self, range: KeyBounds<'_>, f: Visitor<'_>) {
         let _ = self.0.range::<_, [u8]>(range).try_for_each(|(key, value)| f(key, value));
     }
 

@@ -5,13 +5,13 @@
 //! would take a struct that refers to itself. A view of one instant is what the database makes for it: a commit, without
 //! durability, and a read transaction.
 
-use std::cell::RefCell;
-use std::ops::ControlFlow;
-
 use bytes::Bytes;
 use opstate::KeyBounds;
 use redb::backends::InMemoryBackend;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
+use std::cell::RefCell;
+
+use super::Visitor;
 
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("state");
 
@@ -61,7 +61,7 @@ impl super::Map for Map {
         self.with_table(|table| drop(table.remove(key).expect("memory does not fail")));
     }
 
-    fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+    fn visit(&self, range: KeyBounds<'_>, f: Visitor<'_>) {
         self.with_table(|table| {
             for entry in table.range::<&[u8]>(range).expect("memory does not fail") {
                 let (key, value) = entry.expect("memory does not fail");

@@ -1,10 +1,12 @@
 //! A lock-free skip list: many threads may write to it, and pay for that when there is one.
 
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 
 use bytes::Bytes;
 use crossbeam_skiplist::SkipMap;
 use opstate::{Entries, KeyBounds};
+
+use super::Visitor;
 
 #[derive(Default)]
 pub(super) struct Map(SkipMap<Bytes, Bytes>);
@@ -22,7 +24,7 @@ impl super::Map for Map {
         self.0.remove(key);
     }
 
-    fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+    fn visit(&self, range: KeyBounds<'_>, f: Visitor<'_>) {
         let _ = self.0.range::<[u8], _>(range).try_for_each(|entry| f(entry.key(), entry.value()));
     }
 

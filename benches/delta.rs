@@ -12,18 +12,22 @@
 //! Beside the table, a plot for each size is written to `target/tmp/delta-SIZE.svg`: what a delta and a full image
 //! cost by the share of entries that changed, both axes logarithmic.
 
+mod common;
+
 use std::array;
 use std::env;
-use std::error::Error;
 use std::hint::black_box;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use opstate::{HotStore, StateDelta, StateSnapshot, StateStore};
-use plotters::prelude::*;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
+
+use common::plot::{Series, Texts, plot};
+use common::workload::{self, Shape};
 
 const SHARES: [f64; 8] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.25, 0.5, 1.0];
 const ROUNDS: usize = 5;
@@ -62,7 +66,14 @@ fn main() {
         }
         println!("{table}");
         let path = format!("{}/delta-{entries}.svg", env!("CARGO_TARGET_TMPDIR"));
-        match plot(&path, entries, &points) {
+        let line = |name: &str, series: usize| Series {
+            name: name.to_owned(),
+            points: points.iter().map(|(share, times): &(f64, Times)| (*share, times[series])).collect(),
+        };
+        let series = [line("delta, by the journal", 0), line("delta, and written", 1), line("full image", 2)];
+        let caption = format!("Checkpoint of {entries} entries, by what changed");
+        let texts = Texts { caption: &caption, x: "changed entries, %", y: "ms" };
+        match plot(Path::new(&path), &texts, &series, None) {
             Ok(()) => println!("plot: {path}"),
             Err(error) => println!("the plot could not be written to {path}: {error}"),
         }
@@ -149,13 +160,8 @@ fn snapshots(entries: usize, changed: usize, replaced: bool, without_notes: bool
     (earlier, later)
 }
 
-/// The key of an entry: those of a hundred neighbours start alike, and prefixes are in no order.
-fn key(entry: u32) -> [u8; 12] {
-    let prefix = u64::from(entry / 100 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let mut key = [0; 12];
-    key[..8].copy_from_slice(&prefix.to_be_bytes());
-    key[8..].copy_from_slice(&entry.to_be_bytes());
-    key
+fn key(entry: u32) -> workload::Key {
+    workload::key(&Shape::USUAL, entry)
 }
 
 /// Times everything once a round, and returns the median of each. All but the first find cold caches.
@@ -177,55 +183,4 @@ fn medians<const N: usize>(other: &[u64], tasks: [&dyn Fn(); N]) -> [Duration; N
         times.sort();
         times[ROUNDS / 2]
     })
-}
-
-/// Draws the times, in milliseconds, by the share of changed entries, in percent.
-fn plot(path: &str, entries: usize, points: &[(f64, Times)]) -> Result<(), Box<dyn Error>> {
-    const SERIES: [(&str, RGBColor); 3] = [
-        ("delta, by the journal", RGBColor(0x1b, 0x7f, 0x5c)),
-        ("delta, and written", RGBColor(0x1f, 0x5f, 0xbf)),
-        ("full image", RGBColor(0xc0, 0x50, 0x2d)),
-    ];
-    let all = points.iter().flat_map(|(_, times)| times).copied();
-    let (least, most) = all.fold((f64::MAX, f64::MIN), |(least, most), time| (least.min(time), most.max(time)));
-    // A little beyond whole powers of ten: what lies on the very end of an axis gets no label.
-    let powers =
-        |least: f64, most: f64| 0.8 * 10_f64.powf(least.log10().floor())..1.25 * 10_f64.powf(most.log10().ceil());
-
-    let root = SVGBackend::new(path, (800, 500)).into_drawing_area();
-    root.fill(&WHITE)?;
-    let caption = format!("Checkpoint of {entries} entries, by what changed");
-    let mut chart = ChartBuilder::on(&root)
-        .caption(caption, ("sans-serif", 20))
-        .margin(16)
-        .x_label_area_size(44)
-        .y_label_area_size(64)
-        .build_cartesian_2d(powers(points[0].0, 100.0).log_scale(), powers(least, most).log_scale())?;
-    chart
-        .configure_mesh()
-        .x_desc("changed entries, %")
-        .y_desc("ms")
-        .x_label_formatter(&|share| share.to_string())
-        .y_label_formatter(&|time| time.to_string())
-        .label_style(("sans-serif", 14))
-        .light_line_style(BLACK.mix(0.05))
-        .bold_line_style(BLACK.mix(0.2))
-        .draw()?;
-    for (series, (name, color)) in SERIES.into_iter().enumerate() {
-        let line: Vec<(f64, f64)> = points.iter().map(|(share, times)| (*share, times[series])).collect();
-        chart
-            .draw_series(LineSeries::new(line.iter().copied(), color.stroke_width(2)))?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2)));
-        chart.draw_series(line.into_iter().map(|point| Circle::new(point, 3, color.filled())))?;
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
-        .label_font(("sans-serif", 14))
-        .background_style(WHITE)
-        .border_style(BLACK.mix(0.3))
-        .draw()?;
-    root.present()?;
-    Ok(())
 }

@@ -4,13 +4,13 @@ use std::cell::OnceCell;
 use std::ops::{Bound, ControlFlow, Deref};
 
 use bytes::Bytes;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use opstate::StateStore;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-use crate::Contender;
+use super::contender::Contender;
 
 /// What entries look like, and how they are asked for.
 #[derive(Args, Clone, Copy)]
@@ -21,9 +21,39 @@ pub(crate) struct Shape {
     /// Bytes of a value, 8 at least.
     #[arg(long = "value-bytes", default_value_t = 8)]
     pub(crate) value_len: usize,
+    /// What keys are like, and in which order they are put.
+    #[arg(long, value_enum, default_value_t = Keys::Shuffled)]
+    pub(crate) keys: Keys,
     /// Ask for few entries often and for many seldom: for the n-th with a probability of 1 / n.
     #[arg(long)]
     pub(crate) zipf: bool,
+}
+
+impl Shape {
+    pub(crate) const USUAL: Self = Self { key_len: CORE_LEN, value_len: 8, keys: Keys::Shuffled, zipf: false };
+
+    /// Options that lead to this shape.
+    pub(crate) fn options(&self) -> Vec<String> {
+        let keys = self.keys.to_possible_value().expect("no kind is skipped");
+        let mut options = vec![
+            format!("--key-bytes={}", self.key_len),
+            format!("--value-bytes={}", self.value_len),
+            format!("--keys={}", keys.get_name()),
+        ];
+        options.extend(self.zipf.then(|| "--zipf".to_owned()));
+        options
+    }
+}
+
+/// What the last twelve bytes of keys are like, of which a hundred neighbours share eight.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Keys {
+    /// In no order, put in no order.
+    Shuffled,
+    /// Ascending numbers, put as they ascend.
+    Sequential,
+    /// The end of a window and a group: windows come one after the other, the groups of a window in no order.
+    Window,
 }
 
 /// A key without an allocation.
@@ -57,7 +87,7 @@ pub(crate) const BATCH: usize = 16;
 const LOOKUPS: usize = 1 << 15;
 
 /// Rounds until the same keys are asked for again: so many that the caches have long forgotten them.
-const ROUNDS: usize = 32;
+pub(crate) const ROUNDS: usize = 32;
 
 pub(crate) struct Workload {
     pub(crate) shape: Shape,
@@ -88,6 +118,7 @@ impl Workload {
             next[entry as usize] = circle[(place + 1) % entries];
         }
         let lookups = LOOKUPS.min((256 << 20) / shape.value_len);
+        assert!((CORE_LEN..=Key::MOST).contains(&shape.key_len) && shape.value_len >= 8, "a shape that is not offered");
         let mut ask = || match shape.zipf {
             false => random.random_range(0..entries as u32),
             // The logarithm of a rank is even.
@@ -101,6 +132,11 @@ impl Workload {
         let prefixes = asked.iter().take(2_000).map(prefix).collect();
         let mut order = circle;
         order.shuffle(&mut random);
+        match shape.keys {
+            Keys::Shuffled => {}
+            Keys::Sequential => order.sort_unstable(),
+            Keys::Window => order.sort_by_key(|entry| entry / SIBLINGS),
+        }
         let asked_keys = asked.iter().flat_map(|&entry| key(&shape, entry).to_vec()).collect();
         Self { shape, lookups, entries, order, next, asked, asked_keys, victims, prefixes, image: OnceCell::new() }
     }
@@ -117,6 +153,14 @@ impl Workload {
         key(&self.shape, entry)
     }
 
+    /// The key next to that of an entry, which no entry has.
+    pub(crate) fn absent_key(&self, entry: u32) -> Key {
+        let mut key = self.key(entry);
+        // The number of a neighbour ends in four bytes, and there are but a hundred.
+        key.bytes[Key::MOST - 4] = 1;
+        key
+    }
+
     /// The entries to be asked for in a round, and their keys one after the other.
     pub(crate) fn asked(&self, round: usize) -> (&[u32], &[u8]) {
         let (first, count, len) = (round % ROUNDS * self.lookups, self.lookups, self.shape.key_len);
@@ -124,10 +168,16 @@ impl Workload {
     }
 }
 
-/// The key of an entry: those of a hundred neighbours start alike, and prefixes are in no order.
+/// The key of an entry: those of a hundred neighbours start alike.
 pub(crate) fn key(shape: &Shape, entry: u32) -> Key {
-    // Multiplying by an odd number permutes the 64-bit numbers, so no two prefixes are equal.
-    let prefix = u64::from(entry / SIBLINGS + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let number = u64::from(entry / SIBLINGS + 1);
+    let prefix = match shape.keys {
+        // Multiplying by an odd number permutes the 64-bit numbers, so no two prefixes are equal.
+        Keys::Shuffled => number.wrapping_mul(0x9E37_79B9_7F4A_7C15),
+        Keys::Sequential => number,
+        // Minutes since 1970, in milliseconds.
+        Keys::Window => 1_700_000_040_000 + 60_000 * number,
+    };
     let mut bytes = [b'/'; Key::MOST];
     let core = &mut bytes[Key::MOST - CORE_LEN..];
     core[..SHARED_LEN].copy_from_slice(&prefix.to_be_bytes());
@@ -147,14 +197,15 @@ pub(crate) fn shuffled(entries: usize) -> Vec<u32> {
 }
 
 /// Panics unless all contenders hold the same entries and answer every kind of question in the same way.
-pub(crate) fn check_equal(work: &Workload, contenders: &[Contender]) {
+pub(crate) fn check_equal(work: &Workload, contenders: &[&Contender]) {
     let (base, others) = contenders.split_first().expect("there is something to compare with");
-    let absent: Vec<Key> = (work.entries as u32..).map(|entry| work.key(entry)).take(100).collect();
+    let absent: Vec<Key> = work.asked(1).0[..100].iter().map(|&entry| work.absent_key(entry)).collect();
     let keys: Vec<&[u8]> =
         absent.iter().map(|key| &key[..]).chain(work.asked(0).1.chunks_exact(work.shape.key_len)).collect();
     let contents = digest(&*base.store);
-    for Contender { name, store, .. } in others {
-        assert_eq!(digest(&**store), contents, "entries of {name}");
+    for Contender { kind, store } in others {
+        let name = kind.name;
+        assert_eq!((store.len(), store.size_bytes()), (base.store.len(), base.store.size_bytes()), "sizes of {name}");
         let mut at_once = Vec::new();
         store.get_many(&keys, &mut at_once);
         for (key, at_once) in keys.iter().zip(at_once) {
@@ -165,15 +216,18 @@ pub(crate) fn check_equal(work: &Workload, contenders: &[Contender]) {
             store.read(key, &mut |value| in_place = Some(Bytes::copy_from_slice(value)));
             assert_eq!(in_place, expected, "{key:?} in {name}");
         }
-        for prefix in work.prefixes.iter().take(200) {
-            assert!(store.prefix_scan(prefix).eq(base.store.prefix_scan(prefix)), "prefix {prefix:?} in {name}");
+        if kind.can.scan {
+            assert_eq!(digest(&**store), contents, "entries of {name}");
+            for prefix in work.prefixes.iter().take(200) {
+                assert!(store.prefix_scan(prefix).eq(base.store.prefix_scan(prefix)), "prefix {prefix:?} in {name}");
+            }
         }
     }
     assert_eq!(base.store.len(), work.entries);
 }
 
-/// The sizes of a store, and a number that depends on every byte of it and on the order.
-fn digest(store: &dyn StateStore) -> (usize, usize, u64) {
+/// A number that depends on every byte of a store and on the order.
+fn digest(store: &dyn StateStore) -> u64 {
     let mut digest = 0_u64;
     store.visit_range((Bound::Unbounded, Bound::Unbounded), &mut |key, value| {
         for byte in key.iter().chain(value) {
@@ -181,5 +235,5 @@ fn digest(store: &dyn StateStore) -> (usize, usize, u64) {
         }
         ControlFlow::Continue(())
     });
-    (store.len(), store.size_bytes(), digest)
+    digest
 }

@@ -9,7 +9,7 @@ use opstate::{HotStore, StateStore};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::workload::{Shape, key, shuffled};
+use super::workload::{Shape, key, shuffled};
 
 /// The processor time of this thread. It takes some 200 ns to ask for.
 fn thread_time() -> Duration {

@@ -6,28 +6,27 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+#[global_allocator]
+static ALLOCATOR: Counting = Counting { is_on: AtomicBool::new(false), bytes: AtomicUsize::new(0) };
+
+/// Counts from now on.
+pub(crate) fn start_counting() {
+    ALLOCATOR.is_on.store(true, Ordering::Relaxed);
+}
+
+/// The bytes that are given out, up to a constant. Wraps below zero.
+pub(crate) fn allocated_bytes() -> usize {
+    ALLOCATOR.bytes.load(Ordering::Relaxed)
+}
+
 /// The system's allocator, with a count of the bytes it has given out.
-pub(crate) struct Counting {
+struct Counting {
     /// Off where time is measured: counting would cost most where most is allocated.
     is_on: AtomicBool,
     bytes: AtomicUsize,
 }
 
 impl Counting {
-    pub(crate) const fn new() -> Self {
-        Self { is_on: AtomicBool::new(false), bytes: AtomicUsize::new(0) }
-    }
-
-    /// Counts from now on.
-    pub(crate) fn turn_on(&self) {
-        self.is_on.store(true, Ordering::Relaxed);
-    }
-
-    /// The bytes that are given out, up to a constant. Wraps below zero.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
     fn count(&self, given: usize, taken: usize) {
         if self.is_on.load(Ordering::Relaxed) {
             self.bytes.fetch_add(given.wrapping_sub(taken), Ordering::Relaxed);

@@ -1,0 +1,148 @@
+//! What users might take instead: other maps and embedded stores, each used as its own documentation advises.
+
+mod fjall;
+mod hashbrown;
+mod imbl;
+mod redb;
+mod skiplist;
+
+use std::ops::{Bound, ControlFlow, Range};
+
+use bytes::Bytes;
+use opstate::{Entries, KeyBounds, StateError, StateSnapshot, StateStore, check_entry_len};
+
+use crate::common::contender::{Bench, Can, GLUED, HOT, IN_MEMORY, Kind};
+
+/// All of them. The first is what the others are compared with.
+pub(crate) const ALL: &[Kind] = &[
+    GLUED,
+    HOT,
+    IN_MEMORY,
+    kind("imbl", Can::ONE_BY_ONE, || adapted::<imbl::Map>()),
+    kind("hashbrown", Can { scan: false, snapshot: false, batch: false }, || adapted::<hashbrown::Map>()),
+    kind("skiplist", Can { snapshot: false, ..Can::ONE_BY_ONE }, || adapted::<skiplist::Map>()),
+    kind("redb", Can::ONE_BY_ONE, || adapted::<redb::Map>()),
+    kind("fjall", Can::ONE_BY_ONE, || adapted::<fjall::Map>()),
+];
+
+const fn kind(name: &'static str, can: Can, make: fn() -> Box<dyn Bench>) -> Kind {
+    Kind { name, can, make }
+}
+
+fn adapted<M: Map + 'static>() -> Box<dyn Bench> {
+    Box::new(Adapted::<M>(M::default()))
+}
+
+/// What a visit calls with each key and value.
+type Visitor<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
+/// What a contender has to offer. Its other methods are made of these. Failures of a medium end the benchmark.
+trait Map: Default + Send {
+    fn get(&self, key: &[u8]) -> Option<Bytes>;
+
+    fn insert(&mut self, key: &[u8], value: &[u8]);
+
+    fn remove(&mut self, key: &[u8]);
+
+    /// Calls `f` with the entries within the bounds, which are not inverted, in order if there is one.
+    fn visit(&self, range: KeyBounds<'_>, f: Visitor<'_>);
+
+    /// The entries within the bounds as handles: lazily where the borrow checker can see that the map outlives them.
+    fn scan<'a>(&'a self, range: KeyBounds<'_>) -> Entries<'a> {
+        let mut entries = Vec::new();
+        self.visit(range, &mut |key, value| {
+            entries.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+            ControlFlow::Continue(())
+        });
+        Box::new(entries.into_iter())
+    }
+
+    /// See [`Bench::freeze`].
+    fn freeze(&self) -> Option<Box<dyn Send>> {
+        None
+    }
+}
+
+/// A [`Map`] as a store. Its sizes are counted when they are asked for, which no benchmark does while it measures.
+struct Adapted<M>(M);
+
+impl<M: Map> Adapted<M> {
+    fn sizes(&self) -> (usize, usize) {
+        let (mut len, mut size_bytes) = (0, 0);
+        self.0.visit((Bound::Unbounded, Bound::Unbounded), &mut |key, value| {
+            len += 1;
+            size_bytes += key.len() + value.len();
+            ControlFlow::Continue(())
+        });
+        (len, size_bytes)
+    }
+}
+
+impl<M: Map> StateStore for Adapted<M> {
+    fn get(&self, key: &[u8]) -> Option<Bytes> {
+        self.0.get(key)
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StateError> {
+        check_entry_len(key, value)?;
+        self.0.insert(key, value);
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &[u8]) -> Result<(), StateError> {
+        self.0.remove(key);
+        Ok(())
+    }
+
+    fn prefix_scan<'a>(&'a self, prefix: &'a [u8]) -> Entries<'a> {
+        // The first key behind all that start with the prefix.
+        let mut end = prefix.to_vec();
+        while end.pop_if(|last| *last == 0xFF).is_some() {}
+        match end.last_mut() {
+            Some(last) => {
+                *last += 1;
+                self.0.scan((Bound::Included(prefix), Bound::Excluded(&end)))
+            }
+            None => self.0.scan((Bound::Included(prefix), Bound::Unbounded)),
+        }
+    }
+
+    fn range_scan<'a>(&'a self, range: Range<&'a [u8]>) -> Entries<'a> {
+        // Maps panic where there is no range.
+        let end = range.end.max(range.start);
+        self.0.scan((Bound::Included(range.start), Bound::Excluded(end)))
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.sizes().1
+    }
+
+    fn len(&self) -> usize {
+        self.sizes().0
+    }
+
+    fn snapshot(&self) -> StateSnapshot {
+        StateSnapshot::from_sorted(self.0.scan((Bound::Unbounded, Bound::Unbounded))).expect("scans are in order")
+    }
+
+    fn restore(&mut self, snapshot: StateSnapshot) {
+        self.clear();
+        for (key, value) in snapshot.iter() {
+            self.0.insert(&key, &value);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.0 = M::default();
+    }
+
+    fn visit_range(&self, range: KeyBounds<'_>, f: Visitor<'_>) {
+        self.0.visit(range, f);
+    }
+}
+
+impl<M: Map> Bench for Adapted<M> {
+    fn freeze(&self) -> Box<dyn Send> {
+        self.0.freeze().unwrap_or_else(|| Box::new(self.snapshot()))
+    }
+}

@@ -6,7 +6,7 @@
 
 use std::env;
 use std::hint::black_box;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -89,8 +89,10 @@ pub(crate) fn main(kinds: &[Kind], mut args: Args) {
 
 /// Runs every row for every contender, and the rows of memory.
 fn table(entries: usize, kinds: &[Kind], args: &Args) -> Table {
-    let mut table = head(kinds, "ns per operation or entry");
-    let mut add = |operation: &Operation, medians: &[Option<f64>]| add_row(&mut table, kinds, operation.title, medians);
+    let mut table = head(kinds, "ns per operation or entry", Better::Less);
+    let mut add = |operation: &Operation, medians: &[Option<f64>]| {
+        add_row(&mut table, kinds, operation.title, medians, Better::Less)
+    };
     if args.apart {
         measure_apart(entries, kinds, args, add);
     } else {
@@ -110,8 +112,14 @@ fn table(entries: usize, kinds: &[Kind], args: &Args) -> Table {
                     footprint(kind, entries, shape)
                 })
                 .unzip();
-            add_row(&mut table, kinds, &format!("allocated bytes an entry, value {value_len}"), &allocated);
-            add_row(&mut table, kinds, &format!("resident bytes an entry, value {value_len}"), &resident);
+            add_row(
+                &mut table,
+                kinds,
+                &format!("allocated bytes an entry, value {value_len}"),
+                &allocated,
+                Better::Less,
+            );
+            add_row(&mut table, kinds, &format!("resident bytes an entry, value {value_len}"), &resident, Better::Less);
         }
     }
     progress("");
@@ -196,8 +204,8 @@ fn measure_apart(entries: usize, kinds: &[Kind], args: &Args, mut add: impl FnMu
 /// What this program prints for a contender of its own, in another process.
 fn run_elsewhere(entries: usize, options: &[String]) -> String {
     let program = env::current_exe().expect("the program that runs has a path");
-    // A program with several commands is asked for the same one.
-    let command = env::args().nth(1).filter(|first| first.starts_with(char::is_alphabetic));
+    // A program with several commands has one for this.
+    let command = env::args().nth(1).filter(|first| first.starts_with(char::is_alphabetic)).map(|_| "table");
     let output = Command::new(program).args(command).arg(entries.to_string()).args(options).output();
     let output = output.expect("this program runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -242,11 +250,19 @@ fn settle_allocator(entries: usize) {
     }
 }
 
-/// A table with a column for each contender, and one for how much better `HotStore` is than the first of them.
-pub(crate) fn head(kinds: &[Kind], what: &str) -> Table {
+/// Which of two numbers is the better one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Better {
+    Less,
+    More,
+}
+
+/// A table with a column for each contender, and one for how many times as good `HotStore` is as the first of them.
+pub(crate) fn head(kinds: &[Kind], what: &str, better: Better) -> Table {
     let mut head = vec![what.to_owned()];
     head.extend(kinds.iter().map(|kind| kind.name.to_owned()));
-    head.push(format!("{} / {}", kinds[0].name, HOT.name));
+    let (first, hot) = (kinds[0].name, HOT.name);
+    head.push(if better == Better::Less { format!("{first} / {hot}") } else { format!("{hot} / {first}") });
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled).set_header(head);
     for column in table.column_iter_mut().skip(1) {
@@ -255,12 +271,13 @@ pub(crate) fn head(kinds: &[Kind], what: &str) -> Table {
     table
 }
 
-pub(crate) fn add_row(table: &mut Table, kinds: &[Kind], name: &str, numbers: &[Option<f64>]) {
+pub(crate) fn add_row(table: &mut Table, kinds: &[Kind], name: &str, numbers: &[Option<f64>], better: Better) {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let mut cells = vec![name.to_owned()];
     cells.extend(numbers.iter().map(|number| or_none(number.map(grouped))));
     let hot = kinds.iter().position(|kind| kind.name == HOT.name).and_then(|place| numbers[place]);
-    cells.push(or_none(numbers[0].zip(hot).map(|(base, hot)| ratio(base / hot))));
+    let quotient = |(base, hot): (f64, f64)| if better == Better::Less { base / hot } else { hot / base };
+    cells.push(or_none(numbers[0].zip(hot).map(quotient).map(ratio)));
     table.add_row(cells);
 }
 
@@ -291,6 +308,8 @@ pub(crate) fn median(mut times: Vec<f64>) -> Option<f64> {
 
 /// Says on the terminal what is being measured.
 pub(crate) fn progress(name: &str) {
-    eprint!("\r{name:<60}\r");
-    let _ = io::stderr().flush();
+    if io::stderr().is_terminal() {
+        eprint!("\r{name:<60}\r");
+        let _ = io::stderr().flush();
+    }
 }

@@ -1,15 +1,19 @@
 //! [`Contender`]: a way to keep state, behind the one trait that all are measured through.
 
-use opstate::{HotStore, InMemoryStore, StateStore};
+use opstate::{HotStore, InMemoryStore, StateSnapshot, StateStore};
 
 use super::glued::GluedMaps;
 
+/// A view of a store's contents at one instant, for another thread. Calling it makes a snapshot of it.
+pub(crate) type Frozen = Box<dyn FnOnce() -> StateSnapshot + Send>;
+
 /// A store that can be measured. What an operator wants of it is in [`StateStore`].
 pub(crate) trait Bench: StateStore {
-    /// Takes the cheapest view that the store has of its contents of this instant, and keeps it alive. Where that is no
-    /// [`StateSnapshot`](opstate::StateSnapshot), to make one of it is a part of serializing it.
-    fn freeze(&self) -> Box<dyn Send> {
-        Box::new(self.snapshot())
+    /// Takes the cheapest view that the store has of its contents of this instant. Where that is no [`StateSnapshot`], to
+    /// make one of it is a part of serializing it.
+    fn freeze(&self) -> Frozen {
+        let snapshot = self.snapshot();
+        Box::new(|| snapshot)
     }
 }
 

@@ -347,7 +347,7 @@ fn snapshot(work: &Workload, contender: &mut Contender, round: usize) -> Took {
 
 fn serialize(work: &Workload, contender: &mut Contender, _: usize) -> Took {
     timed(|| {
-        let snapshot = contender.store.snapshot();
+        let snapshot = contender.store.freeze()();
         snapshot.write_to(io::sink()).expect("a sink takes everything");
         work.entries
     })

@@ -53,6 +53,8 @@ pub(crate) fn plot(
     // A little beyond whole powers of ten: what lies on the very end of an axis gets no label.
     let powers =
         |least: f64, most: f64| 0.8 * 10_f64.powf(least.log10().floor())..1.25 * 10_f64.powf(most.log10().ceil());
+    // And a third more to the right, for the names.
+    let wide = 0.8 * left..1.25 * right * (right / left).powf(0.35);
 
     let root = SVGBackend::new(path, (860, 520)).into_drawing_area();
     root.fill(&WHITE)?;
@@ -61,7 +63,7 @@ pub(crate) fn plot(
         .margin(16)
         .x_label_area_size(44)
         .y_label_area_size(76)
-        .build_cartesian_2d(powers(left, right).log_scale(), powers(least, most).log_scale())?;
+        .build_cartesian_2d(wide.log_scale(), powers(least, most).log_scale())?;
     chart
         .configure_mesh()
         .x_desc(texts.x)
@@ -88,7 +90,7 @@ pub(crate) fn plot(
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(SeriesLabelPosition::MiddleRight)
         .label_font(("sans-serif", 14))
         .background_style(WHITE.mix(0.85))
         .border_style(BLACK.mix(0.3))

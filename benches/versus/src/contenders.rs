@@ -11,7 +11,7 @@ use std::ops::{Bound, ControlFlow, Range};
 use bytes::Bytes;
 use opstate::{Entries, KeyBounds, StateError, StateSnapshot, StateStore, check_entry_len};
 
-use crate::common::contender::{Bench, Can, GLUED, HOT, IN_MEMORY, Kind};
+use crate::common::contender::{Bench, Can, Frozen, GLUED, HOT, IN_MEMORY, Kind};
 
 /// All of them. The first is what the others are compared with.
 pub(crate) const ALL: &[Kind] = &[
@@ -58,9 +58,14 @@ trait Map: Default + Send {
     }
 
     /// See [`Bench::freeze`].
-    fn freeze(&self) -> Option<Box<dyn Send>> {
+    fn freeze(&self) -> Option<Frozen> {
         None
     }
+}
+
+/// A snapshot of entries that come in order.
+fn snapshot_of(entries: impl Iterator<Item = (Bytes, Bytes)>) -> StateSnapshot {
+    StateSnapshot::from_sorted(entries).expect("scans are in order")
 }
 
 /// A [`Map`] as a store. Its sizes are counted when they are asked for, which no benchmark does while it measures.
@@ -122,7 +127,7 @@ impl<M: Map> StateStore for Adapted<M> {
     }
 
     fn snapshot(&self) -> StateSnapshot {
-        StateSnapshot::from_sorted(self.0.scan((Bound::Unbounded, Bound::Unbounded))).expect("scans are in order")
+        snapshot_of(self.0.scan((Bound::Unbounded, Bound::Unbounded)))
     }
 
     fn restore(&mut self, snapshot: StateSnapshot) {
@@ -142,7 +147,10 @@ impl<M: Map> StateStore for Adapted<M> {
 }
 
 impl<M: Map> Bench for Adapted<M> {
-    fn freeze(&self) -> Box<dyn Send> {
-        self.0.freeze().unwrap_or_else(|| Box::new(self.snapshot()))
+    fn freeze(&self) -> Frozen {
+        self.0.freeze().unwrap_or_else(|| {
+            let snapshot = self.snapshot();
+            Box::new(|| snapshot)
+        })
     }
 }

@@ -3,6 +3,7 @@
 #[path = "../../common/mod.rs"]
 mod common;
 mod contenders;
+mod operators;
 mod report;
 
 use std::error::Error;
@@ -21,6 +22,8 @@ struct Args {
 enum Command {
     /// Every operation of every contender, as a table.
     Table(compare::Args),
+    /// Operators end to end: events per second.
+    Operators(operators::Args),
     /// The tables and plots of `benches/report`. What was measured is kept there, and not measured again.
     Report(report::Args),
 }
@@ -28,6 +31,7 @@ enum Command {
 fn main() -> Result<(), Box<dyn Error>> {
     match Args::parse().command {
         Command::Table(args) => compare::main(contenders::ALL, args),
+        Command::Operators(args) => operators::main(&args)?,
         Command::Report(args) => report::main(&args)?,
     }
     Ok(())

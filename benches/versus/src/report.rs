@@ -16,12 +16,13 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::common::compare::{self, Rows, add_row, footprint, grouped, head};
+use crate::common::compare::{self, Better, Rows, add_row, footprint, grouped, head};
 use crate::common::contender::{Contender, GLUED, HOT, IN_MEMORY, Kind};
 use crate::common::operations::OPERATIONS;
 use crate::common::plot::{Series, Texts, plot};
 use crate::common::workload::{Shape, Workload, key};
 use crate::contenders::ALL;
+use crate::operators;
 
 #[derive(clap::Parser)]
 pub(crate) struct Args {
@@ -37,9 +38,6 @@ pub(crate) struct Args {
     /// Other sizes than the usual ones, to try the program. The results go to a directory of their own.
     #[arg(long)]
     sizes: Vec<usize>,
-    /// As `table` has it: where each contender's memory is measured, in a process of its own.
-    #[arg(long, hide = true)]
-    footprint: Option<String>,
 }
 
 /// A number that was measured: in which unit, what, of which contender.
@@ -56,6 +54,7 @@ enum Unit {
     Operations(usize, &'static str),
     Memory(usize),
     Delta(usize),
+    Operators,
 }
 
 impl Unit {
@@ -64,6 +63,7 @@ impl Unit {
             Self::Operations(entries, containing) => format!("operations {entries} {containing}"),
             Self::Memory(entries) => format!("memory {entries}"),
             Self::Delta(entries) => format!("delta {entries}"),
+            Self::Operators => "operators".to_owned(),
         }
     }
 
@@ -96,6 +96,15 @@ impl Unit {
                 }
             }
             Self::Delta(entries) => deltas(entries, add),
+            Self::Operators => {
+                let args = operators::Args { events: 500_000, checkpoint_every: 50_000, with: Vec::new() };
+                operators::measure(&args, |workload, numbers| {
+                    for (kind, number) in ALL.iter().zip(numbers) {
+                        number.iter().for_each(|&number| add(workload, kind.name, number));
+                    }
+                })
+                .expect("nothing can fail in memory");
+            }
         }
         results
     }
@@ -168,6 +177,7 @@ pub(crate) fn main(args: &Args) -> Result<(), Box<dyn Error>> {
         units.push(Unit::Memory(entries));
     }
     units.push(Unit::Delta(largest));
+    units.push(Unit::Operators);
 
     let start = Instant::now();
     let done: BTreeSet<String> = read(&kept)?.into_iter().map(|measured| measured.unit).collect();
@@ -232,19 +242,31 @@ fn write(directory: &Path, results: &[Measured], largest: usize) -> Result<(), B
     );
     for entries in [10_000, largest] {
         let unit = format!("operations {entries} ");
-        let mut table = head(ALL, "ns per operation or entry");
+        let mut table = head(ALL, "ns per operation or entry", Better::Less);
         for operation in OPERATIONS {
             let numbers: Vec<_> = ALL.iter().map(|kind| find(&unit, operation.name, kind.name)).collect();
-            add_row(&mut table, ALL, operation.title, &numbers);
+            add_row(&mut table, ALL, operation.title, &numbers, Better::Less);
         }
         for what in ["allocated 8", "resident 8", "allocated 100", "resident 100"] {
             let unit = format!("memory {entries}");
             let numbers: Vec<_> = ALL.iter().map(|kind| find(&unit, what, kind.name)).collect();
             let (kind, value_len) = what.split_once(' ').ok_or("two words")?;
-            add_row(&mut table, ALL, &format!("{kind} bytes an entry, value {value_len}"), &numbers);
+            add_row(&mut table, ALL, &format!("{kind} bytes an entry, value {value_len}"), &numbers, Better::Less);
         }
         write!(text, "\n## {} entries\n\n{table}\n", grouped(entries as f64))?;
     }
+
+    let mut table = head(ALL, "thousand events a second", Better::More);
+    for workload in results.iter().filter(|it| it.unit == "operators" && it.contender == HOT.name) {
+        let of = |kind: &Kind| Some(find("operators", &workload.what, kind.name)? / 1e3);
+        add_row(&mut table, ALL, &workload.what, &ALL.iter().map(of).collect::<Vec<_>>(), Better::More);
+    }
+    write!(
+        text,
+        "\n## Operators\n\n\
+         Whole operators with a checkpoint every 50,000 events, which another thread serializes. Here more is better. fjall\n\
+         is not in time: its scans pass over what was deleted and not compacted yet.\n\n{table}\n"
+    )?;
 
     let over_sizes = |prefix: &str, what: &str| -> Vec<Series> {
         let points_of = |kind: &Kind| {

@@ -2,11 +2,11 @@
 //! as it does by default. Its cache holds everything.
 
 use bytes::Bytes;
-use fjall::{Database, Iter, Keyspace, KeyspaceCreateOptions};
+use fjall::{Database, Iter, Keyspace, KeyspaceCreateOptions, Readable};
 use opstate::{Entries, KeyBounds};
 use tempfile::TempDir;
 
-use super::Visitor;
+use super::{Frozen, Visitor, snapshot_of};
 
 pub(super) struct Map {
     keyspace: Keyspace,
@@ -28,6 +28,10 @@ fn entries(entries: Iter) -> impl Iterator<Item = (fjall::Slice, fjall::Slice)> 
     entries.map(|entry| entry.into_inner().expect("files that nobody else writes to"))
 }
 
+fn handles(found: Iter) -> impl Iterator<Item = (Bytes, Bytes)> {
+    entries(found).map(|(key, value)| (Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))
+}
+
 impl super::Map for Map {
     fn get(&self, key: &[u8]) -> Option<Bytes> {
         let value = self.keyspace.get(key).expect("files that nobody else writes to")?;
@@ -47,11 +51,11 @@ impl super::Map for Map {
     }
 
     fn scan<'a>(&'a self, range: KeyBounds<'_>) -> Entries<'a> {
-        let entries = entries(self.keyspace.range::<&[u8], _>(range));
-        Box::new(entries.map(|(key, value)| (Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value))))
+        Box::new(handles(self.keyspace.range::<&[u8], _>(range)))
     }
 
-    fn freeze(&self) -> Option<Box<dyn Send>> {
-        Some(Box::new(self.database.snapshot()))
+    fn freeze(&self) -> Option<Frozen> {
+        let (snapshot, keyspace) = (self.database.snapshot(), self.keyspace.clone());
+        Some(Box::new(move || snapshot_of(handles(snapshot.iter(&keyspace)))))
     }
 }

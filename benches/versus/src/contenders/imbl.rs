@@ -4,7 +4,7 @@ use bytes::Bytes;
 use imbl::OrdMap;
 use opstate::{Entries, KeyBounds};
 
-use super::Visitor;
+use super::{Frozen, Visitor, snapshot_of};
 
 /// Keys are handles, because a node's keys are cloned when it is copied.
 #[derive(Default)]
@@ -35,7 +35,8 @@ impl super::Map for Map {
         Box::new(self.0.range::<_, [u8]>(range).map(|(key, value)| (key.clone(), value.clone())))
     }
 
-    fn freeze(&self) -> Option<Box<dyn Send>> {
-        Some(Box::new(self.0.clone()))
+    fn freeze(&self) -> Option<Frozen> {
+        let map = self.0.clone();
+        Some(Box::new(move || snapshot_of(map.iter().map(|(key, value)| (key.clone(), value.clone())))))
     }
 }

@@ -11,7 +11,7 @@ use redb::backends::InMemoryBackend;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 use std::cell::RefCell;
 
-use super::Visitor;
+use super::{Frozen, Visitor, snapshot_of};
 
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("state");
 
@@ -72,11 +72,17 @@ impl super::Map for Map {
         });
     }
 
-    fn freeze(&self) -> Option<Box<dyn Send>> {
+    fn freeze(&self) -> Option<Frozen> {
         let mut writing = self.writing.borrow_mut();
         writing.take().expect("a transaction").commit().expect("memory does not fail");
         let reading = self.database.begin_read().expect("memory does not fail");
         *writing = Some(begin(&self.database));
-        Some(Box::new(reading))
+        Some(Box::new(move || {
+            let table = reading.open_table(TABLE).expect("a table that was written to");
+            snapshot_of(table.iter().expect("memory does not fail").map(|entry| {
+                let (key, value) = entry.expect("memory does not fail");
+                (Bytes::copy_from_slice(key.value()), Bytes::copy_from_slice(value.value()))
+            }))
+        }))
     }
 }

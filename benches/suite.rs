@@ -2,7 +2,7 @@
 //!
 //! All of them at 10,000 entries, and what depends on the size at 1,000,000, too: lookups, writes and scans of several kinds
 //! of keys and values. Answers are checked to be the same before anything is timed. With a part of a name only the
-//! benchmarks that contain it run: `cargo bench --bench suite -- get/`. `-- --quick` takes a minute or two.
+//! benchmarks that contain it run: `cargo bench --bench suite -- get/`. `-- --quick` takes some minutes.
 //!
 //! Stores do not run in turn here, as they do in the benchmark `hot`. So compare a benchmark with its own past, which
 //! criterion keeps (`-- --save-baseline NAME`, `-- --baseline NAME`), rather than stores with each other.

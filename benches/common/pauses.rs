@@ -92,4 +92,17 @@ fn line(report: &mut String, name: &str, mut took: Vec<u32>) {
         worst.join(" ")
     )
     .expect("a string takes everything");
+    // By powers of two: how many calls took less than so much, and as much as the line before.
+    let mut from = 0;
+    for limit in (8..).map(|power| 1_u32 << power) {
+        let to = took.partition_point(|&took| took < limit);
+        if to > from {
+            let (below, count) = (f64::from(limit) / 1000.0, to - from);
+            writeln!(report, "{count:>10} below {below:.1} us").expect("a string takes everything");
+        }
+        if to == took.len() {
+            break;
+        }
+        from = to;
+    }
 }

@@ -104,8 +104,9 @@ fn prefetch<T>(address: *const T) {
 ///
 /// A point read is O(1) and two cache misses: through `Box<dyn StateStore>` a random lookup takes less than 500 ns, from ten
 /// entries to ten million (on the machine of the README's figures; `cargo bench --bench budget` tells for another one).
-/// [`get_many`](StateStore::get_many) and [`put_many`](StateStore::put_many) let the misses of a batch overlap. Writing a new key and deleting one are O(log n), for the order; changing the
-/// value of a key is O(1), in place where its length stays and no snapshot sees it. Scans are O(log n) and O(1) an entry.
+/// [`get_many`](StateStore::get_many) and [`put_many`](StateStore::put_many) let the misses of a batch overlap. Writing a new
+/// key and deleting one are O(log n), for the order; changing the value of a key is O(1), in place where its length stays and
+/// no snapshot sees it. Scans are O(log n) and O(1) an entry.
 ///
 /// A [`snapshot`](StateStore::snapshot) takes microseconds, for it shares all memory with the store. While it lives, the
 /// first write to a part of the store that it shares copies that part, at most 4 KiB of the table or a node of the order

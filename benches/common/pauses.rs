@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 use super::workload::{Shape, key, shuffled};
 
 /// The processor time of this thread. It takes some 200 ns to ask for.
-fn thread_time() -> Duration {
+pub(crate) fn thread_time() -> Duration {
     #[repr(C)]
     struct Timespec {
         seconds: i64,

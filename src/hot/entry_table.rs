@@ -218,7 +218,7 @@ impl<const PAGE: usize, const BRANCH: usize> EntryTable<PAGE, BRANCH> {
     }
 
     /// Checks the invariants.
-    #[cfg(any(test, fuzzing))]
+    #[cfg(test)]
     pub(super) fn validate(&self) {
         let Self { view: EntryView { ref branches }, free, end, len } = *self;
         let pages = (end as usize).div_ceil(PAGE);

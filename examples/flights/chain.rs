@@ -29,10 +29,14 @@ fn chains(directory: &Directory) -> Result<Vec<Vec<Name>>> {
     Ok(files.chunk_by(|_, next| next.kind == Kind::Delta).map(<[Name]>::to_vec).collect())
 }
 
-/// Returns the newest checkpoint that can be restored, with its path. Says on stderr which ones cannot, and why.
-pub(crate) fn load_newest(directory: &Directory, job: Job) -> Result<Option<(PathBuf, Checkpoint)>> {
+/// Returns the newest checkpoint that can be restored, with its path. Tells which newer ones cannot, and why.
+pub(crate) fn load_newest(
+    directory: &Directory,
+    job: Job,
+    tell: &mut dyn FnMut(String),
+) -> Result<Option<(PathBuf, Checkpoint)>> {
     for chain in chains(directory)?.into_iter().rev() {
-        if let Some((name, checkpoint)) = load(directory, &chain, job)? {
+        if let Some((name, checkpoint)) = load(directory, &chain, job, tell)? {
             return Ok(Some((directory.path_of(name), checkpoint)));
         }
     }
@@ -40,7 +44,12 @@ pub(crate) fn load_newest(directory: &Directory, job: Job) -> Result<Option<(Pat
 }
 
 /// Goes along a chain as far as it is sound: every checkpoint on the way is one to go on from.
-fn load(directory: &Directory, chain: &[Name], job: Job) -> Result<Option<(Name, Checkpoint)>> {
+fn load(
+    directory: &Directory,
+    chain: &[Name],
+    job: Job,
+    tell: &mut dyn FnMut(String),
+) -> Result<Option<(Name, Checkpoint)>> {
     let mut newest: Option<(Name, Checkpoint)> = None;
     for (at, &name) in chain.iter().enumerate() {
         let path = directory.path_of(name);
@@ -57,10 +66,10 @@ fn load(directory: &Directory, chain: &[Name], job: Job) -> Result<Option<(Name,
         match record.and_then(|record| record.restore(newest.as_ref().map(|(_, checkpoint)| checkpoint))) {
             Ok(checkpoint) => newest = Some((name, checkpoint)),
             Err(problem) => {
-                eprintln!("skipped a damaged checkpoint, {}: {problem}", path.display());
+                tell(format!("skipped a damaged checkpoint, {}: {problem}", path.display()));
                 let rest = chain.len() - at - 1;
                 if rest > 0 {
-                    eprintln!("skipped {} that build on it", counted(rest as u64, "delta"));
+                    tell(format!("skipped {} that build on it", counted(rest as u64, "delta")));
                 }
                 break;
             }

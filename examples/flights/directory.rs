@@ -1,13 +1,13 @@
 //! The directory of checkpoints: files that are whole or absent.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use rkyv::util::AlignedVec;
 
 use crate::Result;
+use crate::disk::Disk;
 
 const PREFIX: &str = "flights-";
 const UNFINISHED: &str = ".tmp";
@@ -63,18 +63,18 @@ pub(crate) enum Step {
 /// A directory of checkpoint files. Other files in it are left alone.
 pub(crate) struct Directory {
     path: PathBuf,
+    disk: Box<dyn Disk>,
 }
 
 impl Directory {
-    pub(crate) fn open(path: PathBuf) -> Result<Self> {
-        let directory = Self { path };
-        create_durably(&directory.path).map_err(|error| directory.unusable("create", &error))?;
-        Ok(directory)
+    pub(crate) fn open(path: PathBuf, disk: Box<dyn Disk>) -> Result<Self> {
+        disk.create_directory(&path).map_err(|error| Self::unusable(&path, "create", &error))?;
+        Ok(Self { path, disk })
     }
 
     /// The text of an error that another directory would not have.
-    fn unusable(&self, cannot: &str, error: &io::Error) -> String {
-        let path = self.path.display();
+    fn unusable(path: &Path, cannot: &str, error: &io::Error) -> String {
+        let path = path.display();
         format!("cannot {cannot} the checkpoint directory {path}: {error}; choose another with --checkpoint-dir")
     }
 
@@ -90,7 +90,9 @@ impl Directory {
     pub(crate) fn clear(&self) -> Result<()> {
         // From the newest on: after a crash, what is left is no delta without its base.
         self.files()?.into_iter().rev().try_for_each(|name| self.remove(name))?;
-        self.remove_unfinished()
+        self.remove_unfinished()?;
+        // Before there are new files: after a crash of the machine these could stand among old ones.
+        Ok(self.disk.sync_names(&self.path).map_err(|error| Self::unusable(&self.path, "write to", &error))?)
     }
 
     /// Removes what a crash left of a checkpoint that it was in the middle of.
@@ -105,25 +107,17 @@ impl Directory {
     }
 
     fn names(&self, parse: impl Fn(&str) -> Option<Name>) -> Result<Vec<Name>> {
-        let cannot_list = |error| self.unusable("list", &error);
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(cannot_list)? {
-            let entry = entry.map_err(cannot_list)?;
-            let is_dir = entry.file_type().map_err(cannot_list)?.is_dir();
-            names.extend(entry.file_name().to_str().and_then(&parse).filter(|_| !is_dir));
-        }
+        let names = self.disk.names(&self.path).map_err(|error| Self::unusable(&self.path, "list", &error))?;
+        let mut names: Vec<Name> = names.iter().filter_map(|name| parse(name)).collect();
         names.sort_unstable();
         Ok(names)
     }
 
     pub(crate) fn read(&self, name: Name) -> Result<AlignedVec> {
         let path = self.path_of(name);
-        // An rkyv archive has to lie at an aligned address, which `fs::read` does not promise.
-        let mut bytes = AlignedVec::new();
-        File::open(&path)
-            .and_then(|mut file| bytes.extend_from_reader(&mut file))
-            .map_err(|error| format!("cannot read the checkpoint {}: {error}; see who may read it", path.display()))?;
-        Ok(bytes)
+        let bytes = self.disk.read(&path);
+        Ok(bytes
+            .map_err(|error| format!("cannot read the checkpoint {}: {error}; see who may read it", path.display()))?)
     }
 
     /// Makes a file that survives a crash of the process or the machine. Says at which step it is.
@@ -132,19 +126,23 @@ impl Directory {
     pub(crate) fn write(&self, name: Name, bytes: &[u8], at: &dyn Fn(Step) -> io::Result<()>) -> Result<()> {
         let (unfinished, path) = (self.unfinished_path_of(name), self.path_of(name));
         let write = || {
-            let mut file = File::create(&unfinished)?;
+            let mut file = self.disk.create(&unfinished)?;
             let (first, second) = bytes.split_at(bytes.len() / 2);
             file.write_all(first)?;
             at(Step::HalfWritten)?;
             file.write_all(second)?;
-            file.sync_all()?;
+            file.sync()?;
             at(Step::Written)?;
-            fs::rename(&unfinished, &path)?;
+            self.disk.rename(&unfinished, &path)?;
             at(Step::Renamed)?;
-            sync_names(&self.path)?;
+            self.disk.sync_names(&self.path)?;
             at(Step::Durable)
         };
-        Ok(write().map_err(|error| self.unusable("write to", &error))?)
+        write().map_err(|error| {
+            // Of no use, and it takes space, of which there may be too little. If it stays, the next attempt replaces it.
+            let _ = self.disk.remove(&unfinished);
+            Self::unusable(&self.path, "write to", &error).into()
+        })
     }
 
     pub(crate) fn remove(&self, name: Name) -> Result<()> {
@@ -152,25 +150,11 @@ impl Directory {
     }
 
     fn remove_path(&self, path: &Path) -> Result<()> {
-        match fs::remove_file(path) {
+        match self.disk.remove(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(self.unusable("remove old files from", &error).into())
+                Err(Self::unusable(&self.path, "remove old files from", &error).into())
             }
             _ => Ok(()),
         }
     }
-}
-
-/// Creates a directory that survives a crash of the machine, and those above it that are missing.
-fn create_durably(path: &Path) -> io::Result<()> {
-    let here = Path::new(".");
-    let missing: Vec<&Path> = path.ancestors().take_while(|path| *path != Path::new("") && !path.exists()).collect();
-    fs::create_dir_all(path)?;
-    let above = |path: &Path| path.parent().filter(|above| *above != Path::new("")).unwrap_or(here).to_owned();
-    missing.into_iter().try_for_each(|path| sync_names(&above(path)))
-}
-
-/// Waits for the names in a directory to be on disk. Windows has no such call and needs none.
-fn sync_names(directory: &Path) -> io::Result<()> {
-    if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
 }

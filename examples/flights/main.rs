@@ -25,6 +25,7 @@ mod calendar;
 mod chain;
 mod checkpoint;
 mod directory;
+mod disk;
 mod events;
 mod exchange;
 mod faults;
@@ -33,6 +34,8 @@ mod progress;
 mod reactor;
 mod report;
 mod shards;
+#[cfg(test)]
+mod simulation;
 mod worker;
 mod writer;
 
@@ -48,6 +51,7 @@ use opstate::{HotStore, InMemoryStore, StateStore};
 use crate::chain::{ChainWriter, load_newest};
 use crate::checkpoint::Job;
 use crate::directory::Directory;
+use crate::disk::RealDisk;
 use crate::events::Source;
 use crate::faults::{Faults, Moment};
 use crate::operators::Operators;
@@ -115,6 +119,10 @@ struct Args {
     #[arg(long, value_name = "NUMBER:STEP")]
     crash_in: Option<Moment>,
 
+    /// Say on stderr of every checkpoint when it is on disk
+    #[arg(long)]
+    log_checkpoints: bool,
+
     /// Let a checkpoint fail in the same way, as on a full disk; the job goes on
     #[arg(long, value_name = "NUMBER:STEP")]
     fail_in: Option<Moment>,
@@ -160,10 +168,10 @@ fn run(args: &Args) -> Result<()> {
     let shards = Shards::over(args.workers)?;
     let mut reactor = Reactor::new(shards, || Operators::new(|| args.store.new_store()));
 
-    let directory = Directory::open(args.checkpoint_dir.clone())?;
+    let directory = Directory::open(args.checkpoint_dir.clone(), Box::new(RealDisk))?;
     if !args.resume {
         directory.clear()?;
-    } else if let Some((path, checkpoint)) = load_newest(&directory, job)? {
+    } else if let Some((path, checkpoint)) = load_newest(&directory, job, &mut |problem| eprintln!("{problem}"))? {
         reactor.restore(checkpoint)?;
         eprintln!("resumed at event {} from {}", HumanCount(reactor.progress.position), path.display());
     } else {
@@ -171,7 +179,7 @@ fn run(args: &Args) -> Result<()> {
     }
     let chain = ChainWriter::new(directory, args.compact_every)?;
     let faults = Faults { crash_in: args.crash_in, fail_in: args.fail_in };
-    let (mut writer, snapshots) = Writer::start(chain, job, shards, faults)?;
+    let (mut writer, snapshots) = Writer::start(chain, job, shards, faults, args.log_checkpoints)?;
 
     let schedule = Schedule {
         allowed_lateness_min: args.allowed_lateness,

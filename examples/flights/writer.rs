@@ -4,6 +4,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use indicatif::HumanCount;
+
 use crate::Result;
 use crate::chain::{ChainWriter, Written};
 use crate::checkpoint::{Checkpoint, Job};
@@ -34,23 +36,27 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread. Each worker sends its snapshots through a channel of its own.
+    /// Starts the thread. Each worker sends its snapshots through a channel of its own. `log` mentions every checkpoint.
     pub(crate) fn start(
         mut chain: ChainWriter,
         job: Job,
         shards: Shards,
         faults: Faults,
+        log: bool,
     ) -> Result<(Self, Vec<Sender<Slice>>)> {
-        let (begin, begun) = channel();
+        let (begin, begun) = channel::<Progress>();
         let (report, done) = channel();
         let (senders, parts): (Vec<_>, Vec<_>) = (0..shards.workers()).map(|_| channel()).unzip();
         let thread = thread::Builder::new().name("checkpoints".into()).spawn(move || {
             for (progress, number) in begun.into_iter().zip(1..) {
                 // A worker that has failed never comes to the barrier, and its error ends the run.
                 let Ok(slices) = parts.iter().map(Receiver::recv).collect() else { return };
-                let start = Instant::now();
+                let (start, position) = (Instant::now(), progress.position);
                 let at = |step| faults.at(Moment { checkpoint: number, step });
                 let written = chain.write(Checkpoint { job, progress, key_groups: KEY_GROUPS, slices }, &at);
+                if log && written.is_ok() {
+                    eprintln!("the checkpoint at event {} is on disk", HumanCount(position));
+                }
                 if report.send((written, start.elapsed())).is_err() {
                     return;
                 }

@@ -3,6 +3,7 @@
 #![cfg(not(miri))]
 
 mod chains;
+mod faults;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;

@@ -1,8 +1,6 @@
 //! Chains of checkpoints and numbers of workers: crashes, failures and damage in the middle of them.
 
-use std::process::Stdio;
-use std::time::Duration;
-use std::{fs, thread};
+use std::fs;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -113,28 +111,6 @@ fn a_crash_at_any_event_changes_nothing() {
         assert!(!said.contains("skipped"), "{said}");
         assert_same(&results, expected());
     }
-}
-
-#[test]
-fn a_kill_at_any_moment_changes_nothing() {
-    // Whenever that is: each time some more gets done, or at least nothing is lost.
-    let job = Job::new(&["--barrier-every", "40", "--compact-every", "6"]);
-    let mut reached = 0;
-    for (delay_ms, workers) in (5..).step_by(7).zip(["1", "2", "3"].into_iter().cycle()).take(24) {
-        let mut command = job.command(&["--workers", workers, "--resume"]);
-        let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        thread::sleep(Duration::from_millis(delay_ms));
-        process.kill().unwrap();
-        let said = stderr(&process.wait_with_output().unwrap());
-        assert!(!said.contains("skipped"), "{said}");
-        if let Some(at) = resumed_at(&said) {
-            assert!(at >= reached, "{at} after {reached}");
-            reached = at;
-        }
-    }
-    let (results, said) = job.complete(&["--resume"]);
-    assert!(resumed_at(&said).unwrap_or(0) >= reached, "{said}");
-    assert_same(&results, expected());
 }
 
 #[test]

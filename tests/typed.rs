@@ -128,6 +128,26 @@ fn values_come_back_at_every_alignment() {
     }
 }
 
+/// What a forger may write: the parts of a value lie as their type wants them only when it starts at some places.
+#[test]
+fn a_verdict_does_not_depend_on_where_a_value_lies() {
+    let boxed = rkyv::to_bytes::<BoxedError>(&Box::new(5_u128)).unwrap();
+    for gap in 0..40 {
+        let value = [&vec![0; gap][..], &boxed].concat();
+        for shift in 0..16 {
+            let mut store = Shifted { inner: InMemoryStore::new(), shift };
+            store.put(b"k", &value).unwrap();
+            let got = store.get_typed::<Box<u128>>(b"k");
+            let is_valid = gap % 8 == 0;
+            assert_eq!(got.is_ok(), is_valid, "{gap} bytes before a value at {shift}");
+            assert_eq!(got.ok(), is_valid.then(|| Some(Box::new(5))));
+            assert_eq!(store.view::<Box<u128>, _>(b"k", |_| ()).is_ok(), is_valid);
+            assert_eq!(store.modify_typed::<Box<u128>, _>(b"k", |_| ()).is_ok(), is_valid);
+            assert_eq!(store.scan_typed::<Box<u128>>(..).next().unwrap().is_ok(), is_valid);
+        }
+    }
+}
+
 #[test]
 fn a_wrong_type_is_an_error_that_names_it() {
     for shift in [0, 1, 4, 8] {

@@ -105,8 +105,8 @@ fn prefetch<T>(address: *const T) {
 /// A point read is O(1) and two cache misses: through `Box<dyn StateStore>` a random lookup takes less than 500 ns, from ten
 /// entries to ten million (on the machine of the README's figures; `cargo bench --bench budget` tells for another one).
 /// [`get_many`](StateStore::get_many) and [`put_many`](StateStore::put_many) let the misses of a batch overlap. Writing a new
-/// key and deleting one are O(log n), for the order; changing the value of a key is O(1), in place where its length stays and
-/// no snapshot sees it. Scans are O(log n) and O(1) an entry.
+/// key and deleting one are O(log n), for the order; changing the value of a key is O(1), in place where the record
+/// has room for it and no snapshot sees it. Scans are O(log n) and O(1) an entry.
 ///
 /// A [`snapshot`](StateStore::snapshot) takes microseconds, for it shares all memory with the store. While it lives, the
 /// first write to a part of the store that it shares copies that part, at most 4 KiB of the table or a node of the order
@@ -234,7 +234,7 @@ impl HotStoreBuilder {
 pub struct HotStats {
     /// The number of entries.
     pub entries: usize,
-    /// The records of entries: keys, values that are not large, and headers.
+    /// The records of entries: keys, values that are not large, headers, and room left over where a value became shorter.
     pub live_bytes: usize,
     /// What deleted and replaced records still take.
     pub dead_bytes: usize,
@@ -319,17 +319,19 @@ impl HotStore {
         }
     }
 
-    /// Fails if the budget does not allow for an entry with this key and value, which may replace one that has a value of
-    /// `old_len` bytes.
-    fn check_budget(&self, key: &[u8], value: &[u8], old_len: Option<usize>) -> Result<(), StateError> {
-        if self.budget == usize::MAX || old_len.is_some_and(|old_len| value.len() <= old_len) {
+    /// Fails if the budget does not allow for an entry with this key and value, which may replace the one at `old`.
+    fn check_budget(&self, key: &[u8], value: &[u8], old: Option<Location>) -> Result<(), StateError> {
+        let arena = &self.records.arena;
+        let is_free =
+            |old| value.len() <= arena.record(old).value_len() || arena.fits(&self.versions, old, value.len());
+        if self.budget == usize::MAX || old.is_some_and(is_free) {
             return Ok(());
         }
         /// What an entry takes in the three indexes, about.
         const INDEXED: usize = 40;
         let in_record = if value.len() > LARGE_VALUE { 0 } else { value.len() };
-        let indexed = if old_len.is_none() { INDEXED } else { 0 };
-        let asked = self.records.arena.growth(key.len(), in_record) + large(value.len()) + indexed;
+        let indexed = if old.is_none() { INDEXED } else { 0 };
+        let asked = arena.growth(key.len(), in_record) + large(value.len()) + indexed;
         let (budget, used) = (self.budget, self.stats().total_bytes());
         if asked > 0 && used.saturating_add(asked) > budget {
             return Err(StateError::OverBudget { budget, used, asked });
@@ -388,7 +390,7 @@ impl HotStore {
     #[inline]
     fn write_hashed(&mut self, hash: u64, key: &[u8], value: &[u8], handle: Option<Bytes>) -> Result<(), StateError> {
         let found = self.locate(hash, key);
-        self.check_budget(key, value, found.map(|location| self.records.arena.record(location).value_len()))?;
+        self.check_budget(key, value, found)?;
         match found {
             Some(location) => self.overwrite(hash, location, key, value, handle),
             None => self.insert(hash, key, value, handle),
@@ -414,12 +416,7 @@ impl HotStore {
         let mut new = self.new_value(value, handle);
         let Live { table, arena } = &mut self.records;
         match new {
-            NewValue::Small(value) if value.len() == old_len => {
-                if let Some(slot) = arena.value_mut(&self.versions, location) {
-                    slot.copy_from_slice(value);
-                    return;
-                }
-            }
+            NewValue::Small(value) if arena.rewrite(&self.versions, location, key, value) => return,
             NewValue::Large(value) => match arena.replace_large(&self.versions, location, value) {
                 Ok(()) => return,
                 Err(value) => new = NewValue::Large(value),

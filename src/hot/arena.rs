@@ -11,8 +11,11 @@
 //!  record   0         4             8          10      12
 //!           ├─────────┼─────────────┼──────────┼───────┼─────────┬───────┬─────────┐
 //!           │ id  u32 │ value   u32 │ key  u16 │ flags │ value   │ key   │ padding │
-//!           │         │ length      │ length   │ u16   │         │       │ to 8    │
+//!           │         │ length      │ length   │ u16   │         │       │ and     │
+//!           │         │             │          │       │         │       │ slack   │
 //!           └─────────┴─────────────┴──────────┴───────┴─────────┴───────┴─────────┘
+//!
+//!  flags    slack in units (8 bits) │ 0 … 0 │ LARGE
 //! ```
 //!
 //! Records are appended to the open chunk; a *location* names one by chunk and unit. The value comes first, at a multiple
@@ -25,7 +28,9 @@
 //!
 //! A record is changed where it lies as long as no live snapshot sees it (the idea of the mutable region of FASTER, SIGMOD
 //! 2018). Whether one does follows from the chunk: from when it was opened and closed, and how far it was filled when a
-//! snapshot was taken in between.
+//! snapshot was taken in between. A value of another length is written in place, too, where the record has room for it and
+//! at most a quarter of that is left over, its *slack*: values whose lengths go up and down settle. Who moves a record
+//! leaves the slack behind.
 //!
 //! # Why this and not the other way
 //!
@@ -36,7 +41,7 @@
 //! # Invariants
 //!
 //! 1. Records lie one after the other from unit 0 to the chunk's `filled`, which is at most its `units`; each lies within
-//!    the chunk, and all bytes of it up to its padding were written.
+//!    the chunk, and all bytes of it up to its padding were written. Its slack is at most a quarter of it.
 //! 2. What lies at or above `filled` belongs to the writer alone. What lies below is read by snapshots that see it, and
 //!    changed only while none does.
 //! 3. `live` of a chunk is the number of units of its live records; a chunk that has none is open, being emptied, or gone.
@@ -66,6 +71,7 @@ const UNIT: usize = 8;
 const FIRST: usize = 4;
 const HEADER: usize = 12;
 const LARGE: u16 = 1;
+const SLACK_SHIFT: u32 = 8;
 
 /// How large chunks are, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -237,6 +243,11 @@ impl<'a> Record<'a> {
         self.field::<u16>(10) & LARGE != 0
     }
 
+    /// How many units the record has beyond what it needs.
+    fn slack(self) -> usize {
+        usize::from(self.field::<u16>(10) >> SLACK_SHIFT)
+    }
+
     /// The bytes between the header and the key.
     #[inline]
     fn slot_len(self) -> usize {
@@ -244,7 +255,14 @@ impl<'a> Record<'a> {
     }
 
     fn units(self) -> usize {
-        units_of(self.slot_len(), self.key_len())
+        units_of(self.slot_len(), self.key_len()) + self.slack()
+    }
+
+    /// The slack that is left if a small value takes the place of this one; `None` if it does not fit, or fits too loosely.
+    fn slack_for(self, value_len: usize) -> Option<usize> {
+        let units = self.units();
+        let slack = units.checked_sub(units_of(value_len, self.key_len()))?;
+        (!self.is_large() && slack * 4 <= units && slack <= usize::from(u8::MAX)).then_some(slack)
     }
 
     /// `len` bytes from `at` on.
@@ -451,13 +469,15 @@ impl Arena {
     /// Appends a copy of the live record at `from`, which is dead from then on.
     pub(super) fn relocate(&mut self, versions: &Versions, from: Location) -> Location {
         let record = self.record(from);
-        let (source, units, is_large) = (record.start, record.units(), record.is_large());
+        let (source, units, is_large) = (record.start, record.units() - record.slack(), record.is_large());
         let len = HEADER + record.slot_len() + record.key_len();
         let (chunk, unit) = self.claim(versions, units);
         // SAFETY: as in `append`; the source is a whole record (invariant 1), elsewhere, which `claim` did not move. The
-        // address of a large value goes along, and with it the ownership (invariant 5).
+        // address of a large value goes along, and with it the ownership (invariant 5); the slack does not.
         unsafe {
-            ptr::copy_nonoverlapping(source.as_ptr(), address(self.view.bases[chunk], unit).as_ptr(), len);
+            let start = address(self.view.bases[chunk], unit);
+            ptr::copy_nonoverlapping(source.as_ptr(), start.as_ptr(), len);
+            start.add(10).cast::<u16>().write(if is_large { LARGE } else { 0 });
         }
         self.chunk_mut(chunk).large += usize::from(is_large);
         self.forget(versions, from);
@@ -553,6 +573,34 @@ impl Arena {
         // SAFETY: the value's bytes lie behind the header, and nobody else reads them: no snapshot sees the record, and
         // the arena is borrowed exclusively.
         Some(unsafe { slice::from_raw_parts_mut(start.add(HEADER).as_ptr(), len) })
+    }
+
+    /// Whether [`rewrite`](Self::rewrite) would succeed.
+    pub(super) fn fits(&self, versions: &Versions, location: Location, value_len: usize) -> bool {
+        self.record(location).slack_for(value_len).is_some() && !self.is_seen(versions, location)
+    }
+
+    /// Replaces the small value of the record at `location`, which is that of `key`, by another small one, in place; `false`
+    /// if that cannot be, because a snapshot sees the record, or for the room that it has.
+    pub(super) fn rewrite(&mut self, versions: &Versions, location: Location, key: &[u8], value: &[u8]) -> bool {
+        let record = self.record(location);
+        debug_assert!(record.has_key(key));
+        let Some(slack) = record.slack_for(value.len()) else { return false };
+        if self.is_seen(versions, location) {
+            return false;
+        }
+        let (start, old_len) = (record.start, record.value_len());
+        // SAFETY: as in `value_mut`; with as much slack as `slack_for` found, the header, the value and the key take the units
+        // that the record has (invariant 1). The key is the caller's, and does not lie in the record.
+        unsafe {
+            ptr::copy_nonoverlapping(value.as_ptr(), start.add(HEADER).as_ptr(), value.len());
+            if value.len() != old_len {
+                start.add(4).cast::<u32>().write(value.len() as u32);
+                start.add(10).cast::<u16>().write((slack as u16) << SLACK_SHIFT);
+                ptr::copy_nonoverlapping(key.as_ptr(), start.add(HEADER + value.len()).as_ptr(), key.len());
+            }
+        }
+        true
     }
 
     /// Replaces a large value by another one of any length, in place; gives it back if that cannot be.
@@ -693,6 +741,7 @@ impl Arena {
             let (mut unit, mut live, mut large) = (0, 0, 0);
             while unit < chunk.filled {
                 let record = self.record(location(place, unit));
+                assert!(record.slack() * 4 <= record.units(), "invariant 1");
                 if is_live(record.id(), location(place, unit)) {
                     live += record.units();
                     large += usize::from(record.is_large());

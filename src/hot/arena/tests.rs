@@ -63,16 +63,37 @@ impl Tested {
         self.arena.kill(&self.versions, gone.location);
     }
 
+    /// Whether a snapshot sees the record of an entry as it is now.
+    fn is_seen(&self, id: u32) -> bool {
+        // A location may name another record by now, in a chunk that took the place of one that is gone.
+        let address = self.arena.view().address(self.model[&id].location);
+        let mut snapshots = self.snapshots.iter();
+        snapshots.any(|(view, _, then)| then.get(&id).is_some_and(|then| view.address(then.location) == address))
+    }
+
+    /// Writes another value into a record where there is room and nothing forbids it.
+    fn rewrite(&mut self, which: usize, value: Vec<u8>) {
+        let Some(id) = self.pick(which) else { return };
+        let is_seen = self.is_seen(id);
+        let expected = self.model.get_mut(&id).unwrap();
+        let record = self.arena.record(expected.location);
+        let (units, is_large) = (record.units(), record.is_large());
+        let needed = units_of(value.len(), expected.key.len());
+        let has_room = needed <= units && (units - needed) * 4 <= units && units - needed < 256;
+        let fits = self.arena.fits(&self.versions, expected.location, value.len());
+        assert_eq!(fits, has_room && !is_seen && !is_large);
+        assert_eq!(self.arena.rewrite(&self.versions, expected.location, &expected.key, &value), fits);
+        if fits {
+            expected.value = value;
+            assert_eq!(self.arena.record(expected.location).units(), units);
+        }
+    }
+
     /// Changes a value in place where that is allowed; a snapshot that should have forbidden it would notice.
     fn change(&mut self, which: usize, by: u8) {
         let Some(id) = self.pick(which) else { return };
+        let is_seen = self.is_seen(id);
         let expected = self.model.get_mut(&id).unwrap();
-        // A location may name another record by now, in a chunk that took the place of one that is gone.
-        let address = self.arena.view().address(expected.location);
-        let is_seen = self
-            .snapshots
-            .iter()
-            .any(|(view, _, then)| then.get(&id).is_some_and(|then| view.address(then.location) == address));
         let is_large = self.arena.record(expected.location).is_large();
         match self.arena.value_mut(&self.versions, expected.location) {
             Some(value) => {
@@ -139,6 +160,7 @@ enum Op {
     Append(Vec<u8>, Vec<u8>, bool),
     Kill(usize),
     Change(usize, u8),
+    Rewrite(usize, Vec<u8>),
     Empty,
     Snapshot,
     DropSnapshot(usize),
@@ -152,6 +174,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => (bytes(300), bytes(300), Just(false)).prop_map(|(k, v, large)| Op::Append(k, v, large)),
         6 => any::<usize>().prop_map(Op::Kill),
         6 => (any::<usize>(), any::<u8>()).prop_map(|(which, by)| Op::Change(which, by)),
+        6 => (any::<usize>(), bytes(60)).prop_map(|(which, value)| Op::Rewrite(which, value)),
         8 => Just(Op::Empty),
         2 => Just(Op::Snapshot),
         2 => any::<usize>().prop_map(Op::DropSnapshot),
@@ -170,6 +193,7 @@ proptest! {
                 Op::Append(key, value, large) => tested.append(key, value, large),
                 Op::Kill(which) => tested.kill(which),
                 Op::Change(which, by) => tested.change(which, by),
+                Op::Rewrite(which, value) => tested.rewrite(which, value),
                 Op::Empty => tested.empty_further(),
                 Op::Snapshot => tested.snapshot(),
                 Op::DropSnapshot(which) if !tested.snapshots.is_empty() => {
@@ -192,6 +216,7 @@ fn a_chosen_sequence() {
     for i in 0..40_u8 {
         tested.append(vec![i; usize::from(i % 20)], vec![i; usize::from(i % 33)], i % 7 == 0);
         tested.change(usize::from(i) * 5, i);
+        tested.rewrite(usize::from(i) * 3, vec![i; usize::from(i % 33)]);
         if i % 10 == 3 {
             tested.snapshot();
         }
@@ -239,6 +264,43 @@ fn the_largest_chunk_has_no_unit_beyond_a_location() {
     // Two units each: the first chunk has an odd number of units, and one is left over.
     assert_eq!((id, last), (131_072, location(1, 0)));
     assert_eq!(arena.record(location(0, 131_070 * 2)).id(), 131_070);
+    arena.clear(&versions, |_, _| false);
+}
+
+#[test]
+fn a_value_of_another_length_is_written_where_there_is_room_for_it() {
+    let mut arena = Arena::new(TINY);
+    let versions = Versions::new();
+    let key = [7; 12];
+    // Four units, filled to the last byte.
+    let location = arena.append(&versions, 0, &key, NewValue::Small(&[1; 8]));
+    let mut rewrite = |len: usize| {
+        let is_done = arena.rewrite(&versions, location, &key, &vec![2; len]);
+        let record = arena.record(location);
+        assert!(!is_done || (record.value_len(), record.key(), record.units()) == (len, &key[..], 4));
+        is_done.then(|| record.slack())
+    };
+    assert_eq!([9, 7, 1, 0, 8].map(&mut rewrite), [None, Some(0), Some(0), Some(1), Some(0)]);
+    assert_eq!(rewrite(0), Some(1));
+
+    // Who moves it takes what it needs.
+    assert!(arena.rewrite(&versions, location, &key, &[]));
+    let moved = arena.relocate(&versions, location);
+    assert_eq!((arena.record(moved).units(), arena.record(moved).slack()), (3, 0));
+    assert!(!arena.rewrite(&versions, moved, &key, &[2; 1]));
+    arena.validate(|_, location| location == moved);
+    arena.clear(&versions, |_, _| false);
+}
+
+#[test]
+fn no_record_has_more_slack_than_its_flags_can_tell() {
+    let mut arena = Arena::new(ChunkSizes { first: 64 << 10, largest: 64 << 10 });
+    let versions = Versions::new();
+    let value = vec![1; 2048];
+    let location = arena.append(&versions, 0, &[7; 8000], NewValue::Small(&value));
+    assert!(!arena.rewrite(&versions, location, &[7; 8000], &value[..4]));
+    assert!(arena.rewrite(&versions, location, &[7; 8000], &value[..5]));
+    assert_eq!((arena.record(location).slack(), arena.record(location).key()), (255, &[7; 8000][..]));
     arena.clear(&versions, |_, _| false);
 }
 

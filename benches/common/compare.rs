@@ -10,7 +10,8 @@ use std::io::{self, IsTerminal, Write};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use super::contender::{Contender, HOT, Kind};
@@ -76,7 +77,15 @@ pub(crate) fn main(kinds: &[Kind], mut args: Args) {
         return;
     }
     let is_chosen = |kind: &&Kind| args.with.is_empty() || args.with.iter().any(|with| kind.name.contains(with));
+    let there_are = kinds.iter().map(|kind| kind.name).collect();
     let kinds: Vec<Kind> = kinds.iter().filter(is_chosen).copied().collect();
+    if kinds.is_empty() {
+        refuse(&format!("no contender's name contains {}", args.with.join(" or ")), there_are);
+    }
+    if !args.pauses && !"bytes".contains(&args.rows) && !OPERATIONS.iter().any(|it| it.name.contains(&args.rows)) {
+        let names = OPERATIONS.iter().map(|it| it.name).chain(["bytes"]).collect();
+        refuse(&format!("no operation's name contains {}", args.rows), names);
+    }
     for &entries in &args.sizes {
         if args.pauses {
             #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
@@ -85,6 +94,12 @@ pub(crate) fn main(kinds: &[Kind], mut args: Args) {
         }
         println!("\n{} entries\n{}", grouped(entries as f64), table(entries, &kinds, &args));
     }
+}
+
+/// Ends the program because of an option that names nothing.
+fn refuse(what: &str, there_are: Vec<&str>) -> ! {
+    let message = format!("{what}; there are {}", there_are.join(", "));
+    Args::command().error(ErrorKind::InvalidValue, message).exit()
 }
 
 /// Runs every row for every contender, and the rows of memory.

@@ -582,23 +582,25 @@ impl Arena {
 
     /// Replaces the small value of the record at `location`, which is that of `key`, by another small one, in place; `false`
     /// if that cannot be, because a snapshot sees the record, or for the room that it has.
+    #[inline]
     pub(super) fn rewrite(&mut self, versions: &Versions, location: Location, key: &[u8], value: &[u8]) -> bool {
         let record = self.record(location);
         debug_assert!(record.has_key(key));
-        let Some(slack) = record.slack_for(value.len()) else { return false };
+        if value.len() == record.value_len() {
+            return self.value_mut(versions, location).map(|old| old.copy_from_slice(value)).is_some();
+        }
         if self.is_seen(versions, location) {
             return false;
         }
-        let (start, old_len) = (record.start, record.value_len());
+        let Some(slack) = record.slack_for(value.len()) else { return false };
+        let start = record.start;
         // SAFETY: as in `value_mut`; with as much slack as `slack_for` found, the header, the value and the key take the units
         // that the record has (invariant 1). The key is the caller's, and does not lie in the record.
         unsafe {
+            start.add(4).cast::<u32>().write(value.len() as u32);
+            start.add(10).cast::<u16>().write((slack as u16) << SLACK_SHIFT);
             ptr::copy_nonoverlapping(value.as_ptr(), start.add(HEADER).as_ptr(), value.len());
-            if value.len() != old_len {
-                start.add(4).cast::<u32>().write(value.len() as u32);
-                start.add(10).cast::<u16>().write((slack as u16) << SLACK_SHIFT);
-                ptr::copy_nonoverlapping(key.as_ptr(), start.add(HEADER + value.len()).as_ptr(), key.len());
-            }
+            ptr::copy_nonoverlapping(key.as_ptr(), start.add(HEADER + value.len()).as_ptr(), key.len());
         }
         true
     }

@@ -120,7 +120,8 @@ fn prefetch<T>(address: *const T) {
 /// of their own, which `get` clones and [`put_bytes`](StateStore::put_bytes) takes without a copy.
 ///
 /// Memory is that of the entries and about 50 bytes for each. What deleted and replaced values leave behind is recovered a
-/// few records at a write, so that it stays below half of what is live, and some KiB.
+/// few records at a write, so that it stays below half of what is live, and some KiB. A value that became shorter keeps the
+/// room it had while that is at most a third more than it needs, for when it becomes longer again.
 ///
 /// [`clear`](StateStore::clear), [`restore`](StateStore::restore) and dropping the store are O(n). What was in the store is
 /// freed when what is restored is complete: until then there is memory for both, beyond the budget if need be, and if reading

@@ -323,8 +323,10 @@ impl HotStore {
     /// Fails if the budget does not allow for an entry with this key and value, which may replace the one at `old`.
     fn check_budget(&self, key: &[u8], value: &[u8], old: Option<Location>) -> Result<(), StateError> {
         let arena = &self.records.arena;
-        let is_free =
-            |old| value.len() <= arena.record(old).value_len() || arena.fits(&self.versions, old, value.len());
+        let is_free = |old| {
+            value.len() <= arena.record(old).value_len()
+                || large(value.len()) == 0 && arena.fits(&self.versions, old, value.len())
+        };
         if self.budget == usize::MAX || old.is_some_and(is_free) {
             return Ok(());
         }

@@ -139,6 +139,25 @@ fn what_makes_room_is_never_refused() {
 }
 
 #[test]
+fn room_in_a_record_is_not_refused_but_a_value_that_leaves_it_is() {
+    let longest_in_record = [1; 512];
+    let store_with = |budget| {
+        let mut store = HotStore::builder().chunk_bytes(1024, 1024).memory_budget(budget).build();
+        store.put(b"k", &longest_in_record).unwrap();
+        store
+    };
+    let used = store_with(usize::MAX).stats().total_bytes();
+    let mut store = store_with(used);
+    for len in [510, 512, 400, 512] {
+        store.put(b"k", &longest_in_record[..len]).unwrap();
+        assert_eq!(store.stats().total_bytes(), used);
+    }
+    // One more byte would fit the record's padding, but so long a value has memory of its own.
+    assert_refused(&store.put(b"k", &[2; 513]).unwrap_err(), used);
+    assert_eq!(store.get(b"k").as_deref(), Some(&longest_in_record[..]));
+}
+
+#[test]
 fn a_batch_is_refused_from_an_entry_on() {
     let batch: Vec<(Vec<u8>, Vec<u8>)> = (0..50_u8).map(|i| (vec![b'n', i], vec![i; 100])).collect();
     let borrowed: Vec<(&[u8], &[u8])> = batch.iter().map(|(key, value)| (&key[..], &value[..])).collect();

@@ -325,7 +325,7 @@ impl HotStore {
         let arena = &self.records.arena;
         let is_free = |old| {
             value.len() <= arena.record(old).value_len()
-                || large(value.len()) == 0 && arena.fits(&self.versions, old, value.len())
+                || large(value.len()) == 0 && arena.fits(&self.versions, old, value.len()).is_some()
         };
         if self.budget == usize::MAX || old.is_some_and(is_free) {
             return Ok(());

@@ -575,9 +575,10 @@ impl Arena {
         Some(unsafe { slice::from_raw_parts_mut(start.add(HEADER).as_ptr(), len) })
     }
 
-    /// Whether [`rewrite`](Self::rewrite) would succeed.
-    pub(super) fn fits(&self, versions: &Versions, location: Location, value_len: usize) -> bool {
-        self.record(location).slack_for(value_len).is_some() && !self.is_seen(versions, location)
+    /// Whether [`rewrite`](Self::rewrite) would succeed: the slack that it would leave.
+    #[inline]
+    pub(super) fn fits(&self, versions: &Versions, location: Location, value_len: usize) -> Option<usize> {
+        self.record(location).slack_for(value_len).filter(|_| !self.is_seen(versions, location))
     }
 
     /// Replaces the small value of the record at `location`, which is that of `key`, by another small one, in place; `false`
@@ -589,12 +590,9 @@ impl Arena {
         if value.len() == record.value_len() {
             return self.value_mut(versions, location).map(|old| old.copy_from_slice(value)).is_some();
         }
-        if self.is_seen(versions, location) {
-            return false;
-        }
-        let Some(slack) = record.slack_for(value.len()) else { return false };
+        let Some(slack) = self.fits(versions, location, value.len()) else { return false };
         let start = record.start;
-        // SAFETY: as in `value_mut`; with as much slack as `slack_for` found, the header, the value and the key take the units
+        // SAFETY: as in `value_mut`; with as much slack as `fits` found, the header, the value and the key take the units
         // that the record has (invariant 1). The key is the caller's, and does not lie in the record.
         unsafe {
             start.add(4).cast::<u32>().write(value.len() as u32);

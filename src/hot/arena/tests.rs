@@ -80,7 +80,7 @@ impl Tested {
         let (units, is_large) = (record.units(), record.is_large());
         let needed = units_of(value.len(), expected.key.len());
         let has_room = needed <= units && (units - needed) * 4 <= units && units - needed < 256;
-        let fits = self.arena.fits(&self.versions, expected.location, value.len());
+        let fits = self.arena.fits(&self.versions, expected.location, value.len()).is_some();
         assert_eq!(fits, has_room && !is_seen && !is_large);
         assert_eq!(self.arena.rewrite(&self.versions, expected.location, &expected.key, &value), fits);
         if fits {

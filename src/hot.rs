@@ -33,6 +33,7 @@ mod hash_index;
 mod journal;
 mod scan;
 mod sorted;
+mod spare;
 mod versions;
 
 use std::cell::RefCell;
@@ -60,6 +61,9 @@ const LARGE_VALUE: usize = 512;
 /// For so many entries a restored hash index is sized beforehand. A snapshot that was opened without reading it may lie about
 /// how many it has; beyond this the index grows as they come.
 const UNVERIFIED: usize = 4 << 20;
+
+/// Of the memory that records lie in, this part may be kept for new ones when it is no longer used.
+const SPARE_CHUNKS: usize = 8;
 
 /// How many lookups of a batch are under way at once.
 const BATCH: usize = 16;
@@ -98,6 +102,12 @@ fn prefetch<T>(address: *const T) {
     let _ = address;
 }
 
+/// The same for all cache lines of `bytes` from `start` on.
+#[inline]
+fn prefetch_all(start: *const u8, bytes: usize) {
+    (0..bytes).step_by(64).for_each(|at| prefetch(start.wrapping_add(at)));
+}
+
 /// A [`StateStore`] with hash-speed reads, order, and snapshots that cost microseconds.
 ///
 /// # Costs
@@ -111,7 +121,9 @@ fn prefetch<T>(address: *const T) {
 /// A [`snapshot`](StateStore::snapshot) takes microseconds, for it shares all memory with the store. While it lives, the
 /// first write to a part of the store that it shares copies that part, at most 4 KiB of the table or a node of the order
 /// (which holds separators of keys as long as those need to be); values are never copied for it, but written anew. What a
-/// snapshot alone sees is given back by whoever drops its last clone.
+/// snapshot alone sees is given back by whoever drops its last clone: to the store, which keeps it for the copies that the
+/// next snapshot makes necessary, up to the size of the table and the order and an eighth of its records
+/// ([`spare_bytes`](HotStats::spare_bytes)), and beyond that to the allocator.
 ///
 /// While snapshots live, the store notes which entries get another record, in at most four bytes for each entry, so that
 /// [`delta_since`](StateSnapshot::delta_since) the last snapshot costs what changed.
@@ -251,6 +263,9 @@ pub struct HotStats {
     pub journal_bytes: usize,
     /// What only snapshots see.
     pub pinned_bytes: usize,
+    /// What only snapshots saw, kept for the copies that the next one makes necessary: at most `index_bytes` and an eighth of
+    /// `chunk_bytes`.
+    pub spare_bytes: usize,
     /// The number of live snapshots, clones not counted.
     pub snapshots: usize,
 }
@@ -258,7 +273,8 @@ pub struct HotStats {
 impl HotStats {
     /// Returns all memory that the store takes.
     pub fn total_bytes(&self) -> usize {
-        self.chunk_bytes + self.large_value_bytes + self.index_bytes + self.journal_bytes + self.pinned_bytes
+        let Self { chunk_bytes, large_value_bytes, index_bytes, journal_bytes, pinned_bytes, spare_bytes, .. } = self;
+        chunk_bytes + large_value_bytes + index_bytes + journal_bytes + pinned_bytes + spare_bytes
     }
 }
 
@@ -316,8 +332,15 @@ impl HotStore {
             chunk_bytes: arena.allocated_bytes(),
             journal_bytes: self.journal.borrow().allocated_bytes(),
             pinned_bytes: self.versions.pinned_bytes(),
+            spare_bytes: self.versions.spare_bytes(),
             snapshots: self.versions.live(),
         }
+    }
+
+    /// Gives what is kept for the next snapshot's copies to the allocator. A store that no more snapshots are taken of need
+    /// not have it. O(what is kept).
+    pub fn release_spare(&mut self) {
+        self.versions.free_spare();
     }
 
     /// Fails if the budget does not allow for an entry with this key and value, which may replace the one at `old`.
@@ -335,9 +358,14 @@ impl HotStore {
         let in_record = if value.len() > LARGE_VALUE { 0 } else { value.len() };
         let indexed = if old.is_none() { INDEXED } else { 0 };
         let asked = arena.growth(key.len(), in_record) + large(value.len()) + indexed;
-        let (budget, used) = (self.budget, self.stats().total_bytes());
-        if asked > 0 && used.saturating_add(asked) > budget {
-            return Err(StateError::OverBudget { budget, used, asked });
+        let budget = self.budget;
+        let used = || self.stats().total_bytes();
+        let is_over = || asked > 0 && used().saturating_add(asked) > budget;
+        if is_over() {
+            self.versions.free_spare();
+            if is_over() {
+                return Err(StateError::OverBudget { budget, used: used(), asked });
+            }
         }
         Ok(())
     }
@@ -589,6 +617,9 @@ impl StateStore for HotStore {
     fn snapshot(&self) -> StateSnapshot {
         let journal = self.journal.borrow_mut().freeze(&self.versions, self.versions.now(), self.len());
         let claim = self.versions.freeze();
+        let Live { table, arena } = &self.records;
+        let nodes = table.allocated_bytes() + self.sorted.allocated_bytes();
+        self.versions.keep_spare(nodes, arena.allocated_bytes() / SPARE_CHUNKS);
         StateSnapshot::of(Arc::new(Frozen {
             size_bytes: self.size_bytes,
             entries: FrozenEntries {
@@ -619,6 +650,7 @@ impl StateStore for HotStore {
     fn clear(&mut self) {
         self.journal.get_mut().lose();
         let Self { index, sorted, records: Live { table, arena }, versions, size_bytes, large_bytes, .. } = self;
+        versions.free_spare();
         index.clear();
         sorted.clear(versions);
         arena.clear(versions, |id, location| table.is_at(id, location));

@@ -51,7 +51,7 @@
 
 #![allow(unsafe_code, reason = "records are read and written by address within memory that the arena owns")]
 
-use std::alloc::{self, Layout};
+use std::alloc::Layout;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
@@ -59,6 +59,7 @@ use std::slice;
 
 use bytes::Bytes;
 
+use super::spare::Block;
 use super::versions::{Epoch, Node, Versions};
 
 /// Names a record: its chunk and its unit. Below 2^48.
@@ -114,39 +115,17 @@ impl<'a> ValueRef<'a> {
     }
 }
 
-/// The memory of a chunk. Freed when dropped.
-struct Memory {
-    base: NonNull<u8>,
-    layout: Layout,
-}
-
-// SAFETY: memory is owned bytes; who may touch which of them when is invariant 2.
-unsafe impl Send for Memory {}
-
-impl Memory {
-    fn new(bytes: usize) -> Self {
-        // A huge page where it is large enough to be one, else a cache line.
-        let align = if bytes >= ChunkSizes::MOST { ChunkSizes::MOST } else { 64 };
-        let layout = Layout::from_size_align(bytes, align).expect("a chunk is far smaller than the address space");
-        // SAFETY: a chunk has room for at least one record, so its size is not zero.
-        let base = unsafe { alloc::alloc(layout) };
-        let Some(base) = NonNull::new(base) else { alloc::handle_alloc_error(layout) };
-        Self { base, layout }
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: allocated by `new` with the same layout.
-        unsafe { alloc::dealloc(self.base.as_ptr(), self.layout) }
-    }
+/// How the memory of a chunk is laid out: a huge page where it is large enough to be one, else by cache lines.
+fn chunk_layout(bytes: usize) -> Layout {
+    let align = if bytes >= ChunkSizes::MOST { ChunkSizes::MOST } else { 64 };
+    Layout::from_size_align(bytes, align).expect("a chunk is far smaller than the address space")
 }
 
 /// Asks the system to put a full chunk in a huge page when it has time, which takes some off a lookup among millions. It
 /// is advice: it may do nothing. To ask before the chunk is filled would stop the writer for each 2 MiB that are cleared
 /// at once: for 4 to 5 ms on a virtual machine whose host has to find them, too.
-fn advise_huge_pages(memory: &Memory) {
-    let (base, bytes) = (memory.base, memory.layout.size());
+fn advise_huge_pages(memory: &Block) {
+    let (base, bytes) = (memory.start(), memory.bytes());
     if bytes < ChunkSizes::MOST {
         return;
     }
@@ -165,7 +144,7 @@ fn advise_huge_pages(memory: &Memory) {
 
 /// What the writer knows of a chunk.
 struct Chunk {
-    memory: Memory,
+    memory: Block,
     /// How many units fit.
     units: usize,
     filled: usize,
@@ -514,7 +493,7 @@ impl Arena {
         let bytes = self.next_bytes.max(FIRST + units * UNIT);
         self.next_bytes = (self.next_bytes * 2).min(self.sizes.largest);
         let chunk = Chunk {
-            memory: Memory::new(bytes),
+            memory: versions.allocate_chunk(chunk_layout(bytes)),
             units: (bytes - FIRST) / UNIT,
             filled: 0,
             live: 0,
@@ -524,7 +503,7 @@ impl Arena {
             marks: RefCell::default(),
         };
         self.allocated_bytes += bytes;
-        let base = chunk.memory.base;
+        let base = chunk.memory.start();
         let place = match self.vacant.pop() {
             Some(place) => {
                 (self.chunks[place], self.view.bases[place]) = (Some(chunk), base);
@@ -659,8 +638,8 @@ impl Arena {
         self.view.bases[place] = NonNull::dangling();
         self.vacant.push(place);
         self.filled_units -= chunk.filled;
-        self.allocated_bytes -= chunk.memory.layout.size();
-        versions.retire(chunk.opened, chunk.memory.layout.size(), Box::new(chunk.memory));
+        self.allocated_bytes -= chunk.memory.bytes();
+        versions.retire_chunk(chunk.opened, chunk.memory);
     }
 
     /// The chunks for a snapshot of epoch `epoch`, which ends now.
@@ -735,8 +714,8 @@ impl Arena {
                 assert!(self.vacant.contains(&place));
                 continue;
             };
-            assert_eq!(self.view.bases[place], chunk.memory.base);
-            assert!(FIRST + chunk.units * UNIT <= chunk.memory.layout.size());
+            assert_eq!(self.view.bases[place], chunk.memory.start());
+            assert!(FIRST + chunk.units * UNIT <= chunk.memory.bytes());
             assert!(chunk.filled <= chunk.units, "invariant 1");
             let (mut unit, mut live, mut large) = (0, 0, 0);
             while unit < chunk.filled {
@@ -760,7 +739,7 @@ impl Arena {
             assert!(chunk.marks.borrow().is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1), "invariant 4");
             live_units += live;
             filled_units += chunk.filled;
-            allocated += chunk.memory.layout.size();
+            allocated += chunk.memory.bytes();
         }
         assert_eq!((live_units, filled_units), (self.live_units, self.filled_units));
         assert_eq!(allocated, self.allocated_bytes);

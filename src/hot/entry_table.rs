@@ -53,7 +53,7 @@ use std::array;
 use std::mem;
 use std::ptr;
 
-use super::prefetch;
+use super::prefetch_all;
 use super::versions::{Epoch, Node, Versions};
 
 /// Locations are below this.
@@ -274,8 +274,7 @@ impl<const PAGE: usize, const BRANCH: usize> EntryView<PAGE, BRANCH> {
     pub(super) fn prefetch_page(&self, id: u32) {
         let (branch, page, _) = place::<PAGE, BRANCH>(id);
         if let Some(page) = page_of(self.branches.get(branch), page) {
-            let start = ptr::from_ref(page.get()).cast::<u8>();
-            (0..size_of::<Page<PAGE>>()).step_by(64).for_each(|at| prefetch(start.wrapping_add(at)));
+            prefetch_all(ptr::from_ref(page.get()).cast(), size_of::<Page<PAGE>>());
         }
     }
 

@@ -293,6 +293,68 @@ fn snapshots_are_read_and_dropped_elsewhere_while_the_writer_goes_on() {
 }
 
 #[test]
+fn what_snapshots_leave_is_kept_for_the_next_one_and_bounded() {
+    let mut store = HotStore::builder().chunk_bytes(64, 512).build();
+    let write = |store: &mut HotStore, round: u32| {
+        for i in 0..500_u32 {
+            store.put(&i.to_be_bytes(), &[round as u8; 20]).unwrap();
+        }
+    };
+    write(&mut store, 0);
+    assert_eq!(store.stats().spare_bytes, 0);
+    let mut total = Vec::new();
+    for round in 1..20 {
+        let snapshot = store.snapshot();
+        write(&mut store, round);
+        let HotStats { pinned_bytes, spare_bytes: before, .. } = store.stats();
+        total.push(store.stats().total_bytes());
+        assert!(pinned_bytes > 500 * 32);
+        thread::spawn(move || drop(snapshot)).join().unwrap();
+        let HotStats { spare_bytes, index_bytes, chunk_bytes, pinned_bytes, .. } = store.stats();
+        assert_eq!(pinned_bytes, 0);
+        assert!(spare_bytes > before && spare_bytes <= index_bytes + chunk_bytes / 8, "{:?}", store.stats());
+    }
+    // From the second one on copies lie where those before lay.
+    assert!(total[1..].iter().all(|&bytes| bytes <= total[1] + total[1] / 8), "{total:?}");
+
+    store.release_spare();
+    assert_eq!(store.stats().spare_bytes, 0);
+    let snapshot = store.snapshot();
+    write(&mut store, 20);
+    drop(snapshot);
+    assert!(store.stats().spare_bytes > 0);
+    store.restore(store.snapshot());
+    assert_eq!(store.stats().spare_bytes, 0);
+    let (before, after) = (store.snapshot(), write(&mut store, 21));
+    drop((before, after));
+    assert!(store.stats().spare_bytes > 0);
+    store.clear();
+    assert_eq!(store.stats().total_bytes(), 0);
+}
+
+#[test]
+fn spare_memory_goes_before_a_budget_refuses() {
+    let mut store = HotStore::builder().chunk_bytes(256, 1024).memory_budget(160_000).build();
+    for i in 0..700_u32 {
+        store.put(&i.to_be_bytes(), &[7; 20]).unwrap();
+    }
+    let snapshot = store.snapshot();
+    for i in 0..300_u32 {
+        store.put(&i.to_be_bytes(), &[8; 20]).unwrap();
+    }
+    drop(snapshot);
+    let HotStats { spare_bytes, .. } = store.stats();
+    assert!(spare_bytes > 5_000, "{spare_bytes}");
+    let mut count = 700_u32;
+    while store.put(&count.to_be_bytes(), &[7; 20]).is_ok() {
+        count += 1;
+    }
+    let stats = store.stats();
+    assert!(stats.spare_bytes == 0 && stats.total_bytes() > 158_000, "{stats:?}");
+    store.validate();
+}
+
+#[test]
 fn memory_is_bounded_under_churn() {
     let mut store = HotStore::builder().chunk_bytes(256, 4096).build();
     let mut most = 0;

@@ -20,7 +20,7 @@
 //!
 //! What the writer replaces or removes is *retired*: freed at once if no live snapshot sees it, else put on the list of
 //! the newest one. A snapshot that goes passes its list on: to the next older one what that one sees, the rest to the
-//! allocator. (This is how ZFS keeps its dead lists.)
+//! allocator. (This is how ZFS keeps its dead lists.) On its way there memory may be used again: see `spare.rs`.
 //!
 //! # Why this and not reference counts
 //!
@@ -38,14 +38,18 @@
 
 #![allow(unsafe_code, reason = "nodes are shared with snapshots by address; invariant 4 is what makes that sound")]
 
+use std::alloc::Layout;
 use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::catch_unwind;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::prefetch_all;
+use super::spare::{Block, Spare};
 
 /// A point in a store's time: 1 before its first snapshot, and one more after each.
 pub(super) type Epoch = u64;
@@ -69,6 +73,9 @@ struct Registry {
     live: Mutex<Vec<Live>>,
     /// The bytes of all garbage.
     pinned_bytes: AtomicUsize,
+    /// The memory of dead nodes, and that of dead chunks.
+    nodes: Spare,
+    chunks: Spare,
 }
 
 struct Live {
@@ -110,41 +117,61 @@ impl List {
 /// It is kept by address and not as a `Box`, which would claim to be the only way to what snapshots still read.
 struct Garbage {
     born: Epoch,
-    bytes: usize,
-    thing: NonNull<()>,
-    drop: unsafe fn(NonNull<()>),
+    /// Until it is dropped.
+    memory: Option<Block>,
+    /// Drops the node that lies at the address and leaves the memory; a chunk has nothing to drop.
+    drop: Option<unsafe fn(NonNull<u8>)>,
 }
 
 impl Garbage {
     /// # Safety
     ///
-    /// `thing` came from a `Box<T>` and is not freed otherwise.
-    unsafe fn new<T: Send + 'static>(born: Epoch, bytes: usize, thing: NonNull<T>) -> Self {
+    /// A `T` lies at `node`, in memory that was allocated with the layout of one; neither is freed otherwise.
+    unsafe fn node<T: Send + 'static>(born: Epoch, node: NonNull<T>) -> Self {
         /// # Safety
         ///
-        /// `thing` is an address that a `Box<T>` gave away, once.
-        unsafe fn free<T>(thing: NonNull<()>) {
-            // SAFETY: the caller's promise.
-            let thing = unsafe { Box::from_raw(thing.cast::<T>().as_ptr()) };
+        /// A `T` lies at the address, and is not used again.
+        unsafe fn drop<T>(node: NonNull<u8>) {
             // A large value may come with a destructor of its user's. Were it to panic out of here, it would leave the store
             // halfway through a change, and in `clear` with values that are freed a second time.
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(thing))) {
+            // SAFETY: the caller's promise.
+            let dropped = catch_unwind(|| unsafe { node.cast::<T>().drop_in_place() });
+            if let Err(payload) = dropped {
                 // Whose destructor may panic as well.
                 mem::forget(payload);
             }
         }
-        Self { born, bytes, thing: thing.cast(), drop: free::<T> }
+        // SAFETY: by the caller; what is in the memory is dropped before it is used for anything else.
+        let memory = unsafe { Block::from_raw(node.cast(), Layout::new::<T>()) };
+        Self { born, memory: Some(memory), drop: Some(drop::<T>) }
+    }
+
+    fn chunk(born: Epoch, memory: Block) -> Self {
+        Self { born, memory: Some(memory), drop: None }
+    }
+
+    fn bytes(&self) -> usize {
+        self.memory.as_ref().map_or(0, Block::bytes)
+    }
+
+    /// Drops the thing and returns the memory that it lay in, once.
+    fn empty(&mut self) -> Option<Block> {
+        let memory = self.memory.take()?;
+        if let Some(drop) = self.drop {
+            // SAFETY: by `node`, and once, because the memory is taken.
+            unsafe { drop(memory.start()) };
+        }
+        Some(memory)
     }
 }
 
 impl Drop for Garbage {
     fn drop(&mut self) {
-        // SAFETY: by `new`, and once, because this is a destructor.
-        unsafe { (self.drop)(self.thing) }
+        self.empty();
     }
 }
 
-// SAFETY: what is kept is `Send` (see `new`), and nothing but its destructor is reached through the address.
+// SAFETY: a node is `Send` (see `node`), and nothing but its destructor is reached through the address; a chunk is bytes.
 unsafe impl Send for Garbage {}
 
 impl Versions {
@@ -177,22 +204,44 @@ impl Versions {
         born <= self.newest_live()
     }
 
-    /// Drops `thing`, made in epoch `born` and no longer part of the current version, once no snapshot sees it. Snapshots
-    /// may read the `bytes` that it owns elsewhere, but not what is in the box.
-    pub(super) fn retire<T: Send + 'static>(&self, born: Epoch, bytes: usize, thing: Box<T>) {
-        // SAFETY: the address comes from the box right here.
-        self.keep(unsafe { Garbage::new(born, bytes, NonNull::from(Box::leak(thing))) });
+    /// Memory for a new chunk, that of a dead one if there is one of this layout.
+    pub(super) fn allocate_chunk(&self, layout: Layout) -> Block {
+        self.registry.chunks.allocate(layout)
     }
 
-    fn keep(&self, garbage: Garbage) {
+    /// Frees a chunk, made in epoch `born` and no longer part of the current version, once no snapshot sees it.
+    pub(super) fn retire_chunk(&self, born: Epoch, memory: Block) {
+        self.keep(Garbage::chunk(born, memory));
+    }
+
+    fn keep(&self, mut garbage: Garbage) {
         if self.is_seen(garbage.born) {
             let mut live = self.registry.lock();
             // The newest may have gone since; then an older one, if any, is the newest.
             if let Some(newest) = live.last_mut().filter(|newest| garbage.born <= newest.epoch) {
-                self.registry.pinned_bytes.fetch_add(garbage.bytes, Ordering::Relaxed);
+                self.registry.pinned_bytes.fetch_add(garbage.bytes(), Ordering::Relaxed);
                 newest.garbage.push(garbage);
+                return;
             }
         }
+        self.registry.recover(&mut garbage);
+    }
+
+    /// From now on keeps the memory of dead nodes and chunks for new ones, up to so many bytes of each.
+    pub(super) fn keep_spare(&self, nodes: usize, chunks: usize) {
+        self.registry.nodes.set_limit(nodes);
+        self.registry.chunks.set_limit(chunks);
+    }
+
+    /// Frees that memory, and keeps none from now on.
+    pub(super) fn free_spare(&self) {
+        self.registry.nodes.clear();
+        self.registry.chunks.clear();
+    }
+
+    /// The bytes of that memory.
+    pub(super) fn spare_bytes(&self) -> usize {
+        self.registry.nodes.bytes() + self.registry.chunks.bytes()
     }
 
     /// Begins a snapshot of all there is, and a new epoch.
@@ -222,6 +271,13 @@ impl Versions {
     }
 }
 
+impl Drop for Versions {
+    fn drop(&mut self) {
+        // Snapshots may outlive the writer, and nobody makes nodes any more.
+        self.free_spare();
+    }
+}
+
 impl Registry {
     fn lock(&self) -> MutexGuard<'_, Vec<Live>> {
         // Nothing that can panic runs under the lock.
@@ -232,14 +288,23 @@ impl Registry {
     fn free(&self, garbage: &mut List, is_unseen: impl Fn(&Garbage) -> bool) {
         let mut freed = 0;
         garbage.0.retain_mut(|block| {
-            block.retain(|garbage| {
+            block.retain_mut(|garbage| {
                 let is_unseen = is_unseen(garbage);
-                freed += if is_unseen { garbage.bytes } else { 0 };
+                if is_unseen {
+                    freed += garbage.bytes();
+                    self.recover(garbage);
+                }
                 !is_unseen
             });
             !block.is_empty()
         });
         self.pinned_bytes.fetch_sub(freed, Ordering::Relaxed);
+    }
+
+    /// Drops a thing, so that the memory that it lay in serves again, or is freed.
+    fn recover(&self, garbage: &mut Garbage) {
+        let spare = if garbage.drop.is_some() { &self.nodes } else { &self.chunks };
+        garbage.empty().into_iter().for_each(|memory| spare.give(memory));
     }
 }
 
@@ -301,8 +366,10 @@ unsafe impl<T: Send + Sync> Sync for Node<T> {}
 
 impl<T: Send + 'static> Node<T> {
     pub(super) fn new(thing: T, versions: &Versions) -> Self {
-        let shared = Box::new(Stamped { born: versions.now(), thing });
-        Self { shared: NonNull::from(Box::leak(shared)), owns: PhantomData }
+        let shared = versions.registry.nodes.allocate(Layout::new::<Stamped<T>>()).into_raw().cast::<Stamped<T>>();
+        // SAFETY: it is memory of that layout, and nobody else's.
+        unsafe { shared.write(Stamped { born: versions.now(), thing }) };
+        Self { shared, owns: PhantomData }
     }
 
     /// The node's contents, to be changed: of a copy that takes this node's place, if a live snapshot sees it.
@@ -325,8 +392,9 @@ impl<T: Send + 'static> Node<T> {
     pub(super) fn retire(self, versions: &Versions) {
         // SAFETY: nothing writes to the node any more; see `get`.
         let born = unsafe { self.shared.as_ref() }.born;
-        // SAFETY: the node came from a box, and the current version, which alone owns it, lets go of it once.
-        versions.keep(unsafe { Garbage::new(born, size_of::<Stamped<T>>(), self.shared) });
+        // SAFETY: the node lies in memory that `new` asked for, and the current version, which alone owns it, lets go of it
+        // once.
+        versions.keep(unsafe { Garbage::node(born, self.shared) });
     }
 }
 
@@ -344,9 +412,7 @@ impl<T> Node<T> {
     /// Asks for all the memory that the node takes itself, because it is read soon.
     #[inline]
     pub(super) fn prefetch(&self) {
-        for offset in (0..size_of::<Stamped<T>>()).step_by(64) {
-            super::prefetch(self.shared.as_ptr().cast::<u8>().wrapping_add(offset));
-        }
+        prefetch_all(self.shared.as_ptr().cast(), size_of::<Stamped<T>>());
     }
 
     pub(super) fn get(&self) -> &T {
@@ -364,19 +430,25 @@ impl<T: fmt::Debug> fmt::Debug for Node<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::{ptr, thread};
 
     use super::*;
 
     /// Counts how many of it are there.
     struct Counted(Arc<()>);
 
-    fn counted(counter: &Arc<()>) -> Box<Counted> {
-        Box::new(Counted(Arc::clone(counter)))
+    const BYTES: usize = size_of::<Stamped<Counted>>();
+
+    /// Makes a node, and retires it as if that had been in epoch `born`.
+    fn retire(versions: &Versions, born: Epoch, counter: &Arc<()>) {
+        let mut node = Node::new(Counted(Arc::clone(counter)), versions);
+        // SAFETY: nobody else has the node.
+        unsafe { node.shared.as_mut() }.born = born;
+        node.retire(versions);
     }
 
     fn alive(counter: &Arc<()>) -> usize {
-        let _ = counted(counter).0;
+        let _ = Counted(Arc::clone(counter)).0;
         Arc::strong_count(counter) - 1
     }
 
@@ -384,10 +456,10 @@ mod tests {
     fn what_no_snapshot_sees_is_freed_at_once() {
         let counter = Arc::new(());
         let versions = Versions::new();
-        versions.retire(versions.now(), 1, counted(&counter));
+        retire(&versions, versions.now(), &counter);
         assert_eq!(alive(&counter), 0);
         let claim = versions.freeze();
-        versions.retire(versions.now(), 1, counted(&counter));
+        retire(&versions, versions.now(), &counter);
         assert_eq!((alive(&counter), claim.epoch(), versions.live()), (0, 1, 1));
     }
 
@@ -403,7 +475,7 @@ mod tests {
             }
             // Made in epoch 1, 2 and 3: seen by all, by the last two, by the last.
             for born in 1..=3 {
-                versions.retire(born, 1, counted(&counter));
+                retire(&versions, born, &counter);
             }
             let mut left: Vec<usize> = vec![0, 1, 2];
             for gone in order {
@@ -411,7 +483,7 @@ mod tests {
                 left.retain(|&claim| claim != gone);
                 let seen = (1..=3).filter(|&born| left.iter().any(|&claim| born <= claim + 1)).count();
                 assert_eq!(alive(&counter), seen, "{order:?} without {gone}");
-                assert_eq!(versions.pinned_bytes(), seen);
+                assert_eq!(versions.pinned_bytes(), seen * BYTES);
                 assert_eq!(versions.newest_live(), left.last().map_or(0, |&claim| claim as u64 + 1));
             }
         }
@@ -464,7 +536,7 @@ mod tests {
             let claims: Vec<_> = (0..7).map(|_| versions.freeze()).collect();
             for born in 1..=8 {
                 for _ in 0..10 {
-                    versions.retire(born, 1, counted(&counter));
+                    retire(&versions, born, &counter);
                 }
             }
             assert_eq!(alive(&counter), 70);
@@ -474,7 +546,7 @@ mod tests {
                 }
                 // The writer goes on.
                 for born in 1..=8 {
-                    versions.retire(born, 1, counted(&counter));
+                    retire(&versions, born, &counter);
                 }
             });
             assert_eq!((alive(&counter), versions.live(), versions.newest_live()), (0, 0, 0));
@@ -482,11 +554,51 @@ mod tests {
     }
 
     #[test]
+    fn memory_that_comes_back_elsewhere_serves_again() {
+        let versions = Versions::new();
+        let chunk = |bytes| Layout::from_size_align(bytes, 64).unwrap();
+        let mut nodes: Vec<_> = (0..10_u64).map(|number| Node::new(number, &versions)).collect();
+        let place = |node: &Node<u64>| ptr::from_ref(node.get()).addr();
+        let size = size_of::<Stamped<u64>>();
+        versions.keep_spare(8 * size, 128);
+        for round in 1..4 {
+            let claim = versions.freeze();
+            let mut before: Vec<_> = nodes.iter().map(place).collect();
+            nodes.iter_mut().for_each(|node| *node.make_mut(&versions) += 1);
+            versions.retire_chunk(claim.epoch(), versions.allocate_chunk(chunk(128)));
+            assert_eq!(versions.pinned_bytes(), 10 * size + 128);
+            // From the second time on eight copies lie where nodes lay two rounds ago.
+            assert_eq!(versions.spare_bytes(), 0);
+            thread::spawn(move || drop(claim)).join().unwrap();
+            assert_eq!((versions.pinned_bytes(), versions.spare_bytes()), (0, 8 * size + 128));
+
+            before.truncate(8);
+            let claim = versions.freeze();
+            nodes[..8].iter_mut().for_each(|node| *node.make_mut(&versions) += 1);
+            let mut after: Vec<_> = nodes[..8].iter().map(place).collect();
+            before.sort_unstable();
+            after.sort_unstable();
+            assert_eq!(after, before);
+            drop(claim);
+            assert!(
+                nodes
+                    .iter()
+                    .enumerate()
+                    .all(|(at, node)| *node.get() == at as u64 + round * 2 - u64::from(at > 7) * round)
+            );
+        }
+        versions.free_spare();
+        assert_eq!(versions.spare_bytes(), 0);
+        nodes.into_iter().for_each(|node| node.retire(&versions));
+        assert_eq!(versions.spare_bytes(), 0);
+    }
+
+    #[test]
     fn claims_outlive_the_writer() {
         let counter = Arc::new(());
         let versions = Versions::new();
         let claim = versions.freeze();
-        versions.retire(1, 1, counted(&counter));
+        retire(&versions, 1, &counter);
         drop(versions);
         assert_eq!(alive(&counter), 1);
         drop(claim);

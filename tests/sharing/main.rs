@@ -1,0 +1,196 @@
+//! Everything that threads share, all at once, to be run under the thread sanitizer:
+//!
+//! ```sh
+//! RUSTFLAGS=-Zsanitizer=thread cargo +nightly run -Zbuild-std --target x86_64-unknown-linux-gnu \
+//!     --manifest-path tests/sharing/Cargo.toml
+//! ```
+//!
+//! A writer goes on while others read, compare, serialize and drop its snapshots, in an order that depends on who is faster.
+//! What each says is checked against what the store was when the snapshot was taken. The argument `race` makes one on
+//! purpose, to see that it is found.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::{env, fs, process, thread};
+
+use opstate::{HotStore, ImageOptions, InMemoryStore, StateDelta, StateSnapshot, StateStore};
+
+const READERS: usize = 3;
+const ENTRIES: u64 = 3_000;
+
+/// What a store was, and a snapshot of it.
+#[derive(Clone)]
+struct Moment {
+    snapshot: StateSnapshot,
+    model: Arc<BTreeMap<Vec<u8>, Vec<u8>>>,
+}
+
+fn main() {
+    if env::args().any(|argument| argument == "race") {
+        return race();
+    }
+    for seed in 0..3 {
+        // Chunks of 512 bytes, and what is usual.
+        share(HotStore::builder().chunk_bytes(64, 512).build(), seed);
+        share(HotStore::new(), seed);
+        share(InMemoryStore::new(), seed);
+    }
+    images();
+    println!("shared by {} threads", READERS + 1);
+}
+
+/// Writes to a store, and has its snapshots read by others meanwhile.
+fn share(mut store: impl StateStore, seed: u64) {
+    let mut random = random(seed);
+    let mut model = BTreeMap::new();
+    let (sender, receiver) = channel();
+    let receiver = Arc::new(Mutex::new(receiver));
+    thread::scope(|scope| {
+        for reader in 0..READERS {
+            let receiver = Arc::clone(&receiver);
+            scope.spawn(move || read(&receiver, seed + reader as u64));
+        }
+        let mut last: Option<Moment> = None;
+        for round in 0..20 {
+            for _ in 0..ENTRIES {
+                write(&mut store, &mut model, &mut random);
+            }
+            match round {
+                // From a snapshot of its own, and of another store.
+                8 => store.restore(last.as_ref().map(|moment| moment.snapshot.clone()).expect("there were rounds")),
+                12 => store.restore(model.iter().map(|(key, value)| (key.clone(), value.clone())).collect()),
+                16 => {
+                    store.clear();
+                    model.clear();
+                }
+                _ => {}
+            }
+            if round == 8 {
+                model.clone_from(&last.as_ref().expect("there were rounds").model);
+            }
+            let moment = Moment { snapshot: store.snapshot(), model: Arc::new(model.clone()) };
+            // Two readers get it, and one of them the one before it, too.
+            let before = last.replace(moment.clone());
+            sender.send((moment.clone(), None)).expect("readers wait");
+            sender.send((moment, before)).expect("readers wait");
+        }
+        // What is left outlives the store.
+        drop((store, sender));
+    });
+}
+
+fn write(store: &mut impl StateStore, model: &mut BTreeMap<Vec<u8>, Vec<u8>>, random: &mut impl FnMut() -> u64) {
+    let key = (random() % ENTRIES).to_be_bytes();
+    // Some are large, and a handle.
+    let len = if random() % 50 == 0 { 600 } else { random() % 40 };
+    let value = vec![random() as u8; len as usize];
+    match random() % 8 {
+        0 => {
+            store.delete(&key).expect("a delete is never refused");
+            model.remove(&key[..]);
+        }
+        1 => {
+            let fill = random() as u8;
+            store.modify(&key, &mut |value| value.fill(fill)).expect("there is no budget");
+            model.entry(key.to_vec()).and_modify(|value| value.fill(fill));
+        }
+        2 => assert_eq!(store.get(&key).as_deref(), model.get(&key[..]).map(Vec::as_slice)),
+        _ => {
+            store.put(&key, &value).expect("there is no budget");
+            model.insert(key.to_vec(), value);
+        }
+    }
+}
+
+/// Uses snapshots in one way or another, until no more come.
+fn read(receiver: &Mutex<Receiver<(Moment, Option<Moment>)>>, seed: u64) {
+    let mut random = random(seed);
+    let mut held = Vec::new();
+    loop {
+        let next = receiver.lock().expect("no reader panics under the lock").recv();
+        let Ok((Moment { snapshot, model }, before)) = next else { break };
+        match random() % 4 {
+            0 => assert!(snapshot.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).eq((*model).clone())),
+            1 => {
+                for _ in 0..200 {
+                    let key = (random() % ENTRIES).to_be_bytes();
+                    assert_eq!(snapshot.get(&key).as_deref(), model.get(&key[..]).map(Vec::as_slice));
+                }
+            }
+            2 => {
+                let mut image = Vec::new();
+                let options = ImageOptions::new().threads(2).segment_bytes(4096);
+                snapshot.write_with(options, &mut image).expect("memory takes everything");
+                assert_eq!(StateSnapshot::from_bytes(image).expect("it was just written"), snapshot);
+            }
+            _ => {
+                snapshot.fingerprint();
+                held.push(snapshot.clone());
+            }
+        }
+        if let Some(before) = before {
+            let delta = snapshot.delta_since(&before.snapshot);
+            let delta = StateDelta::from_bytes(delta.to_bytes()).expect("it was just written");
+            assert_eq!(before.snapshot.apply(&delta).expect("it is the base"), snapshot);
+            assert_eq!(delta.len(), snapshot.diff(&before.snapshot).count());
+        }
+        if held.len() > 3 {
+            held.swap_remove(random() as usize % held.len());
+        }
+    }
+}
+
+/// Images that are verified as they are read, by several at once.
+fn images() {
+    let snapshot: StateSnapshot =
+        (0..ENTRIES).map(|number| (number.to_be_bytes().to_vec(), vec![number as u8; 20])).collect();
+    let path = env::temp_dir().join(format!("opstate-sharing-{}", process::id()));
+    let options = ImageOptions::new().segment_bytes(1024);
+    let file = fs::File::create(&path).expect("a temporary file can be made");
+    snapshot.write_with(options, file).expect("a temporary file can be written");
+    let bytes = fs::read(&path).expect("a temporary file can be read");
+    let opened = StateSnapshot::open(&path).expect("it was just written");
+    let lazy = StateSnapshot::from_bytes_lazily(bytes).expect("it was just written");
+    fs::remove_file(&path).expect("a temporary file can be removed");
+    thread::scope(|scope| {
+        for reader in 0..READERS as u64 {
+            for image in [&opened, &lazy] {
+                let snapshot = &snapshot;
+                scope.spawn(move || {
+                    let mut random = random(reader);
+                    for _ in 0..500 {
+                        let key = (random() % ENTRIES).to_be_bytes();
+                        assert_eq!(image.get(&key), snapshot.get(&key));
+                    }
+                    let from = (random() % ENTRIES).to_be_bytes();
+                    let range = || (Bound::Included(&from[..]), Bound::Unbounded);
+                    assert!(image.scan(range()).eq(snapshot.scan(range())));
+                    image.verify().expect("it was just written");
+                });
+            }
+        }
+    });
+}
+
+/// A race: two threads write to one place, and nothing says who is first.
+fn race() {
+    static mut PLACE: u64 = 0;
+    // SAFETY: there is none. It is what the sanitizer is to find.
+    let write = || (0..1000).for_each(|number| unsafe { (&raw mut PLACE).write_volatile(number) });
+    let other = thread::spawn(write);
+    write();
+    other.join().expect("it does not panic");
+}
+
+/// Numbers that look random, the same ones for a seed (xorshift, Marsaglia 2003).
+fn random(seed: u64) -> impl FnMut() -> u64 {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    }
+}

@@ -201,7 +201,8 @@ pub struct HotStoreBuilder {
 
 impl HotStoreBuilder {
     /// Sets how large the first and the largest chunks of memory are, in bytes: by default 4 KiB and 2 MiB, which is also
-    /// the most; each chunk is twice as large as the one before it.
+    /// the most. In between, a new chunk is a quarter to a half as large as those that are there together, or twice as large
+    /// as the last one where entries are replaced all the time.
     pub fn chunk_bytes(mut self, first: usize, largest: usize) -> Self {
         let largest = largest.clamp(64, ChunkSizes::MOST);
         self.sizes = ChunkSizes { first: first.clamp(64, largest), largest };
@@ -259,12 +260,13 @@ pub struct HotStats {
     pub chunks: usize,
     /// The chunks, filled or not.
     pub chunk_bytes: usize,
-    /// The notes of which entries changed since the snapshots that are alive.
+    /// The notes of which entries changed since the snapshots that are alive, and room for some more.
     pub journal_bytes: usize,
     /// What only snapshots see.
     pub pinned_bytes: usize,
     /// What only snapshots saw, kept for the copies that the next one makes necessary: at most `index_bytes` and an eighth of
-    /// `chunk_bytes`.
+    /// `chunk_bytes`, within the budget. Where a store shrank, what is beyond that goes little by little as others are taken
+    /// and dropped.
     pub spare_bytes: usize,
     /// The number of live snapshots, clones not counted.
     pub snapshots: usize,
@@ -340,7 +342,7 @@ impl HotStore {
     /// Gives what is kept for the next snapshot's copies to the allocator. A store that no more snapshots are taken of need
     /// not have it. O(what is kept).
     pub fn release_spare(&mut self) {
-        self.versions.free_spare();
+        self.versions.stop_sparing();
     }
 
     /// Fails if the budget does not allow for an entry with this key and value, which may replace the one at `old`.
@@ -359,13 +361,14 @@ impl HotStore {
         let indexed = if old.is_none() { INDEXED } else { 0 };
         let asked = arena.growth(key.len(), in_record) + large(value.len()) + indexed;
         let budget = self.budget;
-        let used = || self.stats().total_bytes();
-        let is_over = || asked > 0 && used().saturating_add(asked) > budget;
-        if is_over() {
-            self.versions.free_spare();
-            if is_over() {
-                return Err(StateError::OverBudget { budget, used: used(), asked });
-            }
+        let excess = |used: usize| used.saturating_add(asked).saturating_sub(budget);
+        let mut used = self.stats().total_bytes();
+        if asked > 0 && excess(used) > 0 {
+            self.versions.free_spare(excess(used));
+            used = self.stats().total_bytes();
+        }
+        if asked > 0 && excess(used) > 0 {
+            return Err(StateError::OverBudget { budget, used, asked });
         }
         Ok(())
     }
@@ -617,9 +620,12 @@ impl StateStore for HotStore {
     fn snapshot(&self) -> StateSnapshot {
         let journal = self.journal.borrow_mut().freeze(&self.versions, self.versions.now(), self.len());
         let claim = self.versions.freeze();
+        let stats = self.stats();
+        let room = self.budget.saturating_sub(stats.total_bytes() - stats.pinned_bytes - stats.spare_bytes);
         let Live { table, arena } = &self.records;
-        let nodes = table.allocated_bytes() + self.sorted.allocated_bytes();
-        self.versions.keep_spare(nodes, arena.allocated_bytes() / SPARE_CHUNKS);
+        let nodes = (table.allocated_bytes() + self.sorted.allocated_bytes()).min(room);
+        let chunks = (stats.chunk_bytes / SPARE_CHUNKS).min(room - nodes);
+        self.versions.keep_spare(nodes, chunks, arena.next_layout());
         StateSnapshot::of(Arc::new(Frozen {
             size_bytes: self.size_bytes,
             entries: FrozenEntries {
@@ -642,15 +648,15 @@ impl StateStore for HotStore {
         .build();
         restored.versions = self.versions.fork();
         restored.fill(&snapshot);
-        self.journal.get_mut().lose();
+        self.journal.get_mut().clear();
         mem::swap(&mut self.journal, &mut restored.journal);
         *self = restored;
     }
 
     fn clear(&mut self) {
-        self.journal.get_mut().lose();
+        self.journal.get_mut().clear();
         let Self { index, sorted, records: Live { table, arena }, versions, size_bytes, large_bytes, .. } = self;
-        versions.free_spare();
+        versions.stop_sparing();
         index.clear();
         sorted.clear(versions);
         arena.clear(versions, |id, location| table.is_at(id, location));

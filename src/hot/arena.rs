@@ -20,7 +20,8 @@
 //!
 //! Records are appended to the open chunk; a *location* names one by chunk and unit. The value comes first, at a multiple
 //! of 8, for typed access in place. A large value is a handle of its own, and its record holds the address of that.
-//! Chunks start small and double, so that a small store is small.
+//! Chunks start small, and a new one is at most half as large as those that are there together, so that a small store is small;
+//! where records are replaced all the time they double.
 //!
 //! A record that is replaced or removed is *dead*. A chunk without live records is freed; one that is mostly dead is
 //! *emptied*: its live records are moved, a few at a time. (Rumble, Kejriwal, Ousterhout, *Log-structured Memory for
@@ -405,6 +406,11 @@ impl Arena {
         self.chunks.len() - self.vacant.len()
     }
 
+    /// How the memory of the next chunk is laid out, unless a record needs more.
+    pub(super) fn next_layout(&self) -> Layout {
+        chunk_layout(self.next_bytes)
+    }
+
     /// The records to be read.
     #[inline]
     pub(super) fn view(&self) -> &ArenaView {
@@ -491,7 +497,6 @@ impl Arena {
     #[cold]
     fn open_chunk(&mut self, versions: &Versions, units: usize) -> usize {
         let bytes = self.next_bytes.max(FIRST + units * UNIT);
-        self.next_bytes = (self.next_bytes * 2).min(self.sizes.largest);
         let chunk = Chunk {
             memory: versions.allocate_chunk(chunk_layout(bytes)),
             units: (bytes - FIRST) / UNIT,
@@ -503,6 +508,10 @@ impl Arena {
             marks: RefCell::default(),
         };
         self.allocated_bytes += bytes;
+        // Where much is dead, fewer and larger chunks leave it more time to die, and less to be moved.
+        if self.allocated_bytes / 4 >= self.next_bytes || self.dead_bytes() > self.live_bytes() / 4 {
+            self.next_bytes = (self.next_bytes * 2).min(self.sizes.largest);
+        }
         let base = chunk.memory.start();
         let place = match self.vacant.pop() {
             Some(place) => {

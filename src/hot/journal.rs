@@ -28,7 +28,8 @@
 //! everything. Notes cost sixteen bytes and a store or two for a write that copies a record anyway.
 //!
 //! Notes are let go of when the last snapshot that could need them is found to be gone, at the next note. Until then they
-//! take two bytes for each entry of the store, at most, and so do those of earlier epochs together.
+//! take two bytes for each entry of the store, at most, and so do those of earlier epochs together. Their memory serves the
+//! next notes, or is freed some blocks at a time: a large store's, freed in one call, stopped the writer for milliseconds.
 //!
 //! Ids noted once only would need a mark for each entry, and a pass to clear the marks.
 //!
@@ -38,6 +39,7 @@
 //! 2. A part, and `notes` unless they are `lost`, has a note for each time that an entry got or lost a record in its epoch
 //!    while a snapshot was alive all along, in order.
 //! 3. `parts_bytes` is what the parts take; `notes` hold at most `limit` notes, and so do all parts together.
+//! 4. `spent` are blocks of `LARGEST` notes that nobody asks for any more. While there are any, none is allocated.
 
 use std::mem;
 use std::sync::Arc;
@@ -90,6 +92,7 @@ pub(super) struct Journal {
     parts: Vec<Arc<Part>>,
     /// What the parts take.
     parts_bytes: usize,
+    spent: Vec<Vec<Packed>>,
 }
 
 /// What the writer noted in one epoch.
@@ -108,20 +111,23 @@ struct Notes {
 impl Notes {
     /// The notes in a block: as many as there are already, between these two.
     const FIRST: usize = 16;
-    const LARGEST: usize = 4 << 10;
+    const LARGEST: usize = if cfg!(test) { 32 } else { 4 << 10 };
 
     #[inline]
-    fn push(&mut self, note: Packed) {
+    fn push(&mut self, note: Packed, spent: &mut Vec<Vec<Packed>>) {
         match self.blocks.last_mut().filter(|block| block.len() < block.capacity()) {
             Some(block) => block.push(note),
-            None => self.push_block(note),
+            None => self.push_block(note, spent),
         }
         self.len += 1;
     }
 
     #[cold]
-    fn push_block(&mut self, note: Packed) {
-        let mut block = Vec::with_capacity(self.len.clamp(Self::FIRST, Self::LARGEST));
+    fn push_block(&mut self, note: Packed, spent: &mut Vec<Vec<Packed>>) {
+        let capacity = self.len.clamp(Self::FIRST, Self::LARGEST);
+        let spent = if capacity == Self::LARGEST { spent.pop() } else { None };
+        let mut block = spent.unwrap_or_else(|| Vec::with_capacity(capacity));
+        block.clear();
         block.push(note);
         self.blocks.push(block);
     }
@@ -138,11 +144,11 @@ impl Journal {
     pub(super) fn note(&mut self, versions: &Versions, note: Note) {
         if versions.newest_live() == 0 {
             // Whoever could have asked for what was noted so far is gone.
-            if self.notes.len + self.parts.len() > 0 {
+            if self.notes.len + self.parts.len() + self.spent.len() > 0 {
                 self.forget();
             }
         } else if self.notes.len < self.limit {
-            self.notes.push(Packed::new(note));
+            self.notes.push(Packed::new(note), &mut self.spent);
         } else if !self.lost {
             self.lose();
         }
@@ -155,16 +161,45 @@ impl Journal {
         (self.lost, self.limit) = (true, 0);
     }
 
+    /// The same, and frees all that there is at once.
+    pub(super) fn clear(&mut self) {
+        self.lose();
+        self.spent = Vec::new();
+    }
+
     #[cold]
     fn forget(&mut self) {
-        self.notes = Notes::default();
-        self.parts = Vec::new();
+        self.spend_parts(self.parts.len());
+        let notes = mem::take(&mut self.notes);
+        self.spend(notes);
         self.parts_bytes = 0;
+        self.free_spent(0);
+    }
+
+    /// Lets go of the oldest parts.
+    fn spend_parts(&mut self, count: usize) {
+        let parts: Vec<_> = self.parts.drain(..count).collect();
+        // Who keeps a part for a snapshot frees it.
+        parts.into_iter().filter_map(Arc::into_inner).for_each(|part| self.spend(part.notes));
+    }
+
+    fn spend(&mut self, notes: Notes) {
+        self.spent.extend(notes.blocks.into_iter().filter(|block| block.capacity() == Notes::LARGEST));
+    }
+
+    /// Frees some of the spent blocks, down to so many.
+    fn free_spent(&mut self, enough: usize) {
+        const AT_ONCE: usize = 4;
+        self.spent.truncate(self.spent.len().saturating_sub(AT_ONCE).max(enough));
+        if self.spent.is_empty() {
+            self.spent = Vec::new();
+        }
     }
 
     /// Ends `epoch` with a snapshot of so many entries, before that snapshot is alive. Returns the parts for it to keep.
     pub(super) fn freeze(&mut self, versions: &Versions, epoch: Epoch, entries: usize) -> Box<[Arc<Part>]> {
         let notes = mem::take(&mut self.notes);
+        let blocks = notes.blocks.len();
         let limit = entries / 8 + sizes::JOURNAL;
         match versions.oldest_live() {
             Some(oldest) if !mem::take(&mut self.lost) => {
@@ -176,13 +211,16 @@ impl Journal {
                     len -= self.parts[kept].notes.len;
                     kept += 1;
                 }
-                self.parts.drain(..kept);
+                self.spend_parts(kept);
             }
             _ => {
                 self.lost = false;
-                self.parts.clear();
+                self.spend_parts(self.parts.len());
+                self.spend(notes);
             }
         }
+        // As many as this epoch took serve the next one.
+        self.free_spent(blocks);
         self.parts_bytes = self.parts.iter().map(|part| part.notes.allocated_bytes()).sum();
         self.limit = limit;
         self.parts.iter().cloned().collect()
@@ -190,7 +228,8 @@ impl Journal {
 
     /// The bytes of all notes. O(1).
     pub(super) fn allocated_bytes(&self) -> usize {
-        self.notes.allocated_bytes() + self.parts_bytes
+        let spent = self.spent.len() * Notes::LARGEST * size_of::<Packed>();
+        self.notes.allocated_bytes() + self.parts_bytes + spent
     }
 }
 
@@ -301,6 +340,41 @@ mod tests {
         journal.note(&versions, changed(3));
         assert_eq!(journal.allocated_bytes(), 0);
         assert!(freeze(&mut journal, &versions).0.is_empty());
+    }
+
+    #[test]
+    fn what_notes_took_serves_the_next_ones_or_goes_little_by_little() {
+        let (mut journal, versions) = (Journal::default(), Versions::new());
+        let block = Notes::LARGEST * size_of::<Packed>();
+        let note = |journal: &mut Journal, count| (0..count).for_each(|id| journal.note(&versions, changed(id)));
+        let freeze = |journal: &mut Journal| (journal.freeze(&versions, versions.now(), 10_000), versions.freeze());
+        // While it is there all is noted, and no other snapshot keeps what is noted.
+        let oldest = freeze(&mut journal);
+        let mut bytes = Vec::new();
+        for _ in 0..6 {
+            note(&mut journal, 1000);
+            bytes.push(journal.allocated_bytes());
+            drop(freeze(&mut journal));
+        }
+        // One part, for there is no room for two, and the notes since; no more from then on.
+        assert!(bytes[1] > bytes[0] && bytes[2..].iter().all(|&all| all == bytes[1]), "{bytes:?}");
+        let spent = journal.spent.len();
+        assert!(spent > 20 && spent * Notes::LARGEST <= 1000, "{spent}");
+
+        // Fewer notes: what is too much goes with the snapshots.
+        note(&mut journal, 40);
+        drop(freeze(&mut journal));
+        assert!((spent - 6..spent - 3).contains(&journal.spent.len()), "{}", journal.spent.len());
+
+        drop(oldest);
+        let mut writes = 0;
+        while journal.allocated_bytes() > 0 {
+            let before = journal.allocated_bytes();
+            note(&mut journal, 1);
+            assert!(before - journal.allocated_bytes() <= 8 * block);
+            writes += 1;
+        }
+        assert!(writes > 3, "{writes}");
     }
 
     #[test]

@@ -13,7 +13,8 @@
 //!
 //! A writer that goes on under a snapshot copies what it first touches. What the copies replace goes together when the
 //! snapshot goes, mostly on another thread. So each checkpoint asks for about as many blocks as the one before it leaves, and
-//! here they wait for it, up to a limit in bytes. There are as many layouts as kinds of nodes, or sizes of chunks: a few.
+//! here they wait for it, up to a limit in bytes. Those of one layout are a list, which runs through the blocks themselves and
+//! takes no memory of its own. There are as many lists as kinds of nodes, a handful, and one for chunks.
 //!
 //! # Why this and not the allocator alone
 //!
@@ -21,17 +22,19 @@
 //! one to two milliseconds in one call. And what it gives back to the system it has to ask for again, at a page fault for
 //! each 4 KiB.
 //!
-//! Nobody waits for the lock for long, and the writer not at all: where it finds the lock taken, it asks the allocator.
+//! The lock is held for some instructions at a time. Where the writer needs a block and finds it taken, it asks the allocator.
 //!
 //! # Invariants
 //!
-//! 1. A block is memory that was allocated with its layout, belongs to nobody else, and holds nothing that has to be dropped.
-//! 2. `bytes` are those of all blocks, and at most what the limit was when the last of them came.
+//! 1. A block is memory that was allocated with its layout and that nobody else frees. When it is given or dropped, nobody
+//!    uses what lay in it any more.
+//! 2. The memory in a list has the list's layout, is nobody else's, and starts with the address of the next one, or none.
+//! 3. `bytes` are those of all memory in lists.
 
 #![allow(unsafe_code, reason = "blocks are memory without a type, allocated and freed by address")]
 
 use std::alloc::{self, Layout};
-use std::mem::{self, ManuallyDrop};
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
@@ -58,7 +61,8 @@ impl Block {
 
     /// # Safety
     ///
-    /// The memory at `start` was allocated with this layout, belongs to nobody else, and what is in it is not used again.
+    /// The memory at `start` was allocated with this layout, nobody else frees it, and what lies in it is not used any more
+    /// when the block is given or dropped.
     pub(super) unsafe fn from_raw(start: NonNull<u8>, layout: Layout) -> Self {
         Self { start, layout }
     }
@@ -86,76 +90,141 @@ impl Drop for Block {
 
 /// Blocks for whoever needs one next. Keeps none until it is given a [limit](Self::set_limit).
 #[derive(Default)]
-pub(super) struct Spare(Mutex<Blocks>);
+pub(super) struct Spare(Mutex<Lists>);
 
 #[derive(Default)]
-struct Blocks {
-    by_layout: Vec<(Layout, Vec<Block>)>,
+struct Lists {
+    lists: Vec<List>,
     bytes: usize,
     limit: usize,
 }
+
+struct List {
+    layout: Layout,
+    first: Option<NonNull<u8>>,
+}
+
+// SAFETY: the memory in a list is nobody else's (invariant 2).
+unsafe impl Send for List {}
 
 impl Spare {
     /// Returns the block of this layout that was given last, which is the likeliest to be in the cache, or a new one.
     pub(super) fn allocate(&self, layout: Layout) -> Block {
         let spare = match self.0.try_lock() {
-            Ok(mut blocks) => blocks.take(layout),
-            Err(TryLockError::Poisoned(blocks)) => blocks.into_inner().take(layout),
+            Ok(mut lists) => lists.take(layout),
+            Err(TryLockError::Poisoned(lists)) => lists.into_inner().take(layout),
             Err(TryLockError::WouldBlock) => None,
         };
         spare.unwrap_or_else(|| Block::allocate(layout))
     }
 
-    /// Keeps a block, or frees it if there are enough.
+    /// Keeps a block, or frees it if there are enough; then one of those goes, too, if there are more than that.
     pub(super) fn give(&self, block: Block) {
         let surplus = self.lock().keep(block);
         drop(surplus);
     }
 
-    /// Sets how many bytes are kept from now on. What is there stays.
+    /// Sets how many bytes are kept from now on. Of what is beyond that some goes at once, and some with each block that is
+    /// [given](Self::give), so that no call has to free it all.
     pub(super) fn set_limit(&self, bytes: usize) {
+        const AT_ONCE: usize = 16;
         self.lock().limit = bytes;
+        for _ in 0..AT_ONCE {
+            let surplus = self.lock().take_surplus();
+            if surplus.is_none() {
+                break;
+            }
+        }
     }
 
-    /// Frees all blocks, and keeps none from now on.
-    pub(super) fn clear(&self) {
-        let blocks = mem::take(&mut *self.lock());
-        drop(blocks);
+    /// Frees so many bytes, or all there are, and returns how many those were.
+    pub(super) fn free(&self, bytes: usize) -> usize {
+        let mut freed = 0;
+        while freed < bytes {
+            let Some(block) = self.lock().take_any() else { break };
+            freed += block.bytes();
+        }
+        freed
     }
 
     pub(super) fn bytes(&self) -> usize {
         self.lock().bytes
     }
 
-    fn lock(&self) -> MutexGuard<'_, Blocks> {
+    fn lock(&self) -> MutexGuard<'_, Lists> {
         // Nothing that can panic runs under the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Blocks {
+impl Lists {
     fn take(&mut self, layout: Layout) -> Option<Block> {
-        let (_, blocks) = self.by_layout.iter_mut().find(|(kept, _)| *kept == layout)?;
-        let block = blocks.pop()?;
-        if let Some(next) = blocks.last() {
-            // All of it is written when it is asked for.
-            prefetch_all(next.start().as_ptr(), next.bytes().min(4096));
+        let list = self.lists.iter_mut().find(|list| list.layout == layout)?;
+        let block = list.pop()?;
+        self.bytes -= block.bytes();
+        if let Some(next) = list.first {
+            // A node is written as soon as it is asked for.
+            prefetch_all(next.as_ptr(), layout.size().min(4096));
         }
+        Some(block)
+    }
+
+    fn take_any(&mut self) -> Option<Block> {
+        let block = self.lists.iter_mut().find_map(List::pop)?;
         self.bytes -= block.bytes();
         Some(block)
     }
 
-    /// Gives the block back if there are enough.
-    fn keep(&mut self, block: Block) -> Option<Block> {
-        if self.bytes + block.bytes() > self.limit {
-            return Some(block);
+    fn take_surplus(&mut self) -> Option<Block> {
+        if self.bytes > self.limit { self.take_any() } else { None }
+    }
+
+    /// Gives back what there is too much of.
+    fn keep(&mut self, block: Block) -> [Option<Block>; 2] {
+        let layout = block.layout;
+        if self.bytes + block.bytes() > self.limit
+            || layout.size() < size_of::<Link>()
+            || layout.align() < align_of::<Link>()
+        {
+            return [Some(block), self.take_surplus()];
         }
         self.bytes += block.bytes();
-        match self.by_layout.iter_mut().find(|(layout, _)| *layout == block.layout) {
-            Some((_, blocks)) => blocks.push(block),
-            None => self.by_layout.push((block.layout, vec![block])),
+        match self.lists.iter_mut().find(|list| list.layout == layout) {
+            Some(list) => list.push(block),
+            None => {
+                let mut list = List { layout, first: None };
+                list.push(block);
+                self.lists.push(list);
+            }
         }
-        None
+        [None, None]
+    }
+}
+
+/// What memory in a list starts with.
+type Link = Option<NonNull<u8>>;
+
+impl List {
+    fn push(&mut self, block: Block) {
+        let start = block.into_raw();
+        // SAFETY: the memory was the block's, and `keep` saw that a link fits.
+        unsafe { start.cast::<Link>().write(self.first) };
+        self.first = Some(start);
+    }
+
+    fn pop(&mut self) -> Option<Block> {
+        let start = self.first?;
+        // SAFETY: by invariant 2 it starts with a link, and is the block's from here on.
+        unsafe {
+            self.first = start.cast::<Link>().read();
+            Some(Block::from_raw(start, self.layout))
+        }
+    }
+}
+
+impl Drop for List {
+    fn drop(&mut self) {
+        while self.pop().is_some() {}
     }
 }
 
@@ -180,9 +249,10 @@ mod tests {
         let starts: Vec<_> = blocks.iter().map(Block::start).collect();
         blocks.into_iter().for_each(|block| spare.give(block));
         assert_eq!(spare.bytes(), 192);
-        // Neither fits.
+        // Neither fits, and the third one has no room for what links them.
         spare.give(Block::allocate(layout(64)));
         spare.give(Block::allocate(layout(9)));
+        spare.give(Block::allocate(layout(7)));
         assert_eq!(spare.bytes(), 192);
         spare.give(Block::allocate(layout(8)));
         assert_eq!(spare.bytes(), 200);
@@ -195,8 +265,24 @@ mod tests {
             drop(unsafe { Block::from_raw(start, layout(64)) });
         }
         assert_eq!(spare.bytes(), 8);
-        spare.clear();
-        spare.give(Block::allocate(layout(8)));
+        assert_eq!((spare.free(1), spare.free(1), spare.bytes()), (8, 0, 0));
+    }
+
+    #[test]
+    fn what_is_beyond_a_new_limit_goes_little_by_little() {
+        let spare = Spare::default();
+        spare.set_limit(64 * 100);
+        (0..100).map(|_| Block::allocate(layout(64))).for_each(|block| spare.give(block));
+        spare.set_limit(64 * 10);
+        assert_eq!(spare.bytes(), 64 * 84);
+        spare.give(Block::allocate(layout(64)));
+        assert_eq!(spare.bytes(), 64 * 83);
+        assert_eq!(spare.free(100), 128);
+        for _ in 0..100 {
+            spare.give(Block::allocate(layout(64)));
+        }
+        assert_eq!(spare.bytes(), 64 * 10);
+        spare.set_limit(0);
         assert_eq!(spare.bytes(), 0);
     }
 

@@ -73,9 +73,10 @@ struct Registry {
     live: Mutex<Vec<Live>>,
     /// The bytes of all garbage.
     pinned_bytes: AtomicUsize,
-    /// The memory of dead nodes, and that of dead chunks.
+    /// The memory of dead nodes, and that of dead chunks, if they have so many bytes.
     nodes: Spare,
     chunks: Spare,
+    chunk_bytes: AtomicUsize,
 }
 
 struct Live {
@@ -204,42 +205,48 @@ impl Versions {
         born <= self.newest_live()
     }
 
-    /// Memory for a new chunk, that of a dead one if there is one of this layout.
+    /// Memory for a new chunk: that of a dead one, if there is one of this layout.
     pub(super) fn allocate_chunk(&self, layout: Layout) -> Block {
         self.registry.chunks.allocate(layout)
     }
 
-    /// Frees a chunk, made in epoch `born` and no longer part of the current version, once no snapshot sees it.
+    /// Lets go of a chunk, made in epoch `born` and no longer part of the current version, once no snapshot sees it.
     pub(super) fn retire_chunk(&self, born: Epoch, memory: Block) {
         self.keep(Garbage::chunk(born, memory));
     }
 
-    fn keep(&self, mut garbage: Garbage) {
+    fn keep(&self, garbage: Garbage) {
         if self.is_seen(garbage.born) {
             let mut live = self.registry.lock();
             // The newest may have gone since; then an older one, if any, is the newest.
             if let Some(newest) = live.last_mut().filter(|newest| garbage.born <= newest.epoch) {
                 self.registry.pinned_bytes.fetch_add(garbage.bytes(), Ordering::Relaxed);
                 newest.garbage.push(garbage);
-                return;
             }
         }
-        self.registry.recover(&mut garbage);
     }
 
-    /// From now on keeps the memory of dead nodes and chunks for new ones, up to so many bytes of each.
-    pub(super) fn keep_spare(&self, nodes: usize, chunks: usize) {
+    /// From now on keeps what only snapshots saw for new nodes and chunks, up to so many bytes of each. Of chunks only those
+    /// of this layout, which are the ones that new ones have.
+    pub(super) fn keep_spare(&self, nodes: usize, chunks: usize, chunk: Layout) {
         self.registry.nodes.set_limit(nodes);
         self.registry.chunks.set_limit(chunks);
+        self.registry.chunk_bytes.store(chunk.size(), Ordering::Relaxed);
     }
 
-    /// Frees that memory, and keeps none from now on.
-    pub(super) fn free_spare(&self) {
-        self.registry.nodes.clear();
-        self.registry.chunks.clear();
+    /// Frees so many bytes of that, or all there are.
+    pub(super) fn free_spare(&self, bytes: usize) {
+        let left = bytes.saturating_sub(self.registry.chunks.free(bytes));
+        self.registry.nodes.free(left);
     }
 
-    /// The bytes of that memory.
+    /// Frees all of that, and keeps none from now on.
+    pub(super) fn stop_sparing(&self) {
+        self.keep_spare(0, 0, Layout::new::<()>());
+        self.free_spare(usize::MAX);
+    }
+
+    /// The bytes of that.
     pub(super) fn spare_bytes(&self) -> usize {
         self.registry.nodes.bytes() + self.registry.chunks.bytes()
     }
@@ -273,8 +280,8 @@ impl Versions {
 
 impl Drop for Versions {
     fn drop(&mut self) {
-        // Snapshots may outlive the writer, and nobody makes nodes any more.
-        self.free_spare();
+        // Snapshots may outlive the writer. Where another one goes on in its place, that one's next snapshot starts it again.
+        self.stop_sparing();
     }
 }
 
@@ -286,25 +293,28 @@ impl Registry {
 
     /// Drops what nobody sees any more.
     fn free(&self, garbage: &mut List, is_unseen: impl Fn(&Garbage) -> bool) {
-        let mut freed = 0;
         garbage.0.retain_mut(|block| {
             block.retain_mut(|garbage| {
                 let is_unseen = is_unseen(garbage);
                 if is_unseen {
-                    freed += garbage.bytes();
+                    // First, or it would be counted twice.
+                    self.pinned_bytes.fetch_sub(garbage.bytes(), Ordering::Relaxed);
                     self.recover(garbage);
                 }
                 !is_unseen
             });
             !block.is_empty()
         });
-        self.pinned_bytes.fetch_sub(freed, Ordering::Relaxed);
     }
 
-    /// Drops a thing, so that the memory that it lay in serves again, or is freed.
+    /// Drops a thing that snapshots saw, so that the memory that it lay in serves again, or is freed.
     fn recover(&self, garbage: &mut Garbage) {
-        let spare = if garbage.drop.is_some() { &self.nodes } else { &self.chunks };
-        garbage.empty().into_iter().for_each(|memory| spare.give(memory));
+        let Some(memory) = garbage.empty() else { return };
+        if garbage.drop.is_some() {
+            self.nodes.give(memory);
+        } else if memory.bytes() == self.chunk_bytes.load(Ordering::Relaxed) {
+            self.chunks.give(memory);
+        }
     }
 }
 
@@ -560,13 +570,15 @@ mod tests {
         let mut nodes: Vec<_> = (0..10_u64).map(|number| Node::new(number, &versions)).collect();
         let place = |node: &Node<u64>| ptr::from_ref(node.get()).addr();
         let size = size_of::<Stamped<u64>>();
-        versions.keep_spare(8 * size, 128);
+        versions.keep_spare(8 * size, 200, chunk(128));
         for round in 1..4 {
             let claim = versions.freeze();
             let mut before: Vec<_> = nodes.iter().map(place).collect();
             nodes.iter_mut().for_each(|node| *node.make_mut(&versions) += 1);
             versions.retire_chunk(claim.epoch(), versions.allocate_chunk(chunk(128)));
-            assert_eq!(versions.pinned_bytes(), 10 * size + 128);
+            // Which is no longer what is asked for.
+            versions.retire_chunk(claim.epoch(), versions.allocate_chunk(chunk(64)));
+            assert_eq!(versions.pinned_bytes(), 10 * size + 192);
             // From the second time on eight copies lie where nodes lay two rounds ago.
             assert_eq!(versions.spare_bytes(), 0);
             thread::spawn(move || drop(claim)).join().unwrap();
@@ -587,7 +599,9 @@ mod tests {
                     .all(|(at, node)| *node.get() == at as u64 + round * 2 - u64::from(at > 7) * round)
             );
         }
-        versions.free_spare();
+        versions.free_spare(size + 128);
+        assert_eq!(versions.spare_bytes(), 7 * size);
+        versions.stop_sparing();
         assert_eq!(versions.spare_bytes(), 0);
         nodes.into_iter().for_each(|node| node.retire(&versions));
         assert_eq!(versions.spare_bytes(), 0);

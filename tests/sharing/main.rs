@@ -33,16 +33,18 @@ fn main() {
     }
     for seed in 0..3 {
         // Chunks of 512 bytes, and what is usual.
-        share(HotStore::builder().chunk_bytes(64, 512).build(), seed);
-        share(HotStore::new(), seed);
-        share(InMemoryStore::new(), seed);
+        share(HotStore::builder().chunk_bytes(64, 512).build(), ENTRIES, seed);
+        share(HotStore::new(), ENTRIES, seed);
+        share(InMemoryStore::new(), ENTRIES, seed);
     }
+    // More than a branch of the table, and a further level of the order.
+    share(HotStore::new(), 50_000, 3);
     images();
     println!("shared by {} threads", READERS + 1);
 }
 
 /// Writes to a store, and has its snapshots read by others meanwhile.
-fn share(mut store: impl StateStore, seed: u64) {
+fn share(mut store: impl StateStore, keys: u64, seed: u64) {
     let mut random = random(seed);
     let mut model = BTreeMap::new();
     let (sender, receiver) = channel();
@@ -50,12 +52,12 @@ fn share(mut store: impl StateStore, seed: u64) {
     thread::scope(|scope| {
         for reader in 0..READERS {
             let receiver = Arc::clone(&receiver);
-            scope.spawn(move || read(&receiver, seed + reader as u64));
+            scope.spawn(move || read(&receiver, keys, seed + reader as u64));
         }
         let mut last: Option<Moment> = None;
         for round in 0..20 {
-            for _ in 0..ENTRIES {
-                write(&mut store, &mut model, &mut random);
+            for _ in 0..keys {
+                write(&mut store, &mut model, keys, &mut random);
             }
             match round {
                 // From a snapshot of its own, and of another store.
@@ -71,7 +73,7 @@ fn share(mut store: impl StateStore, seed: u64) {
                 model.clone_from(&last.as_ref().expect("there were rounds").model);
             }
             let moment = Moment { snapshot: store.snapshot(), model: Arc::new(model.clone()) };
-            // Two readers get it, and one of them the one before it, too.
+            // Twice, mostly for two readers, one of which gets the one before it, too.
             let before = last.replace(moment.clone());
             sender.send((moment.clone(), None)).expect("readers wait");
             sender.send((moment, before)).expect("readers wait");
@@ -81,8 +83,13 @@ fn share(mut store: impl StateStore, seed: u64) {
     });
 }
 
-fn write(store: &mut impl StateStore, model: &mut BTreeMap<Vec<u8>, Vec<u8>>, random: &mut impl FnMut() -> u64) {
-    let key = (random() % ENTRIES).to_be_bytes();
+fn write(
+    store: &mut impl StateStore,
+    model: &mut BTreeMap<Vec<u8>, Vec<u8>>,
+    keys: u64,
+    random: &mut impl FnMut() -> u64,
+) {
+    let key = (random() % keys).to_be_bytes();
     // Some are large, and a handle.
     let len = if random() % 50 == 0 { 600 } else { random() % 40 };
     let value = vec![random() as u8; len as usize];
@@ -105,7 +112,7 @@ fn write(store: &mut impl StateStore, model: &mut BTreeMap<Vec<u8>, Vec<u8>>, ra
 }
 
 /// Uses snapshots in one way or another, until no more come.
-fn read(receiver: &Mutex<Receiver<(Moment, Option<Moment>)>>, seed: u64) {
+fn read(receiver: &Mutex<Receiver<(Moment, Option<Moment>)>>, keys: u64, seed: u64) {
     let mut random = random(seed);
     let mut held = Vec::new();
     loop {
@@ -115,7 +122,7 @@ fn read(receiver: &Mutex<Receiver<(Moment, Option<Moment>)>>, seed: u64) {
             0 => assert!(snapshot.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).eq((*model).clone())),
             1 => {
                 for _ in 0..200 {
-                    let key = (random() % ENTRIES).to_be_bytes();
+                    let key = (random() % keys).to_be_bytes();
                     assert_eq!(snapshot.get(&key).as_deref(), model.get(&key[..]).map(Vec::as_slice));
                 }
             }

@@ -360,14 +360,17 @@ impl HotStore {
         let in_record = if value.len() > LARGE_VALUE { 0 } else { value.len() };
         let indexed = if old.is_none() { INDEXED } else { 0 };
         let asked = arena.growth(key.len(), in_record) + large(value.len()) + indexed;
+        if asked == 0 {
+            return Ok(());
+        }
         let budget = self.budget;
         let excess = |used: usize| used.saturating_add(asked).saturating_sub(budget);
         let mut used = self.stats().total_bytes();
-        if asked > 0 && excess(used) > 0 {
+        if excess(used) > 0 {
             self.versions.free_spare(excess(used));
             used = self.stats().total_bytes();
         }
-        if asked > 0 && excess(used) > 0 {
+        if excess(used) > 0 {
             return Err(StateError::OverBudget { budget, used, asked });
         }
         Ok(())

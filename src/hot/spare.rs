@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!                   allocate   ┌─────────┐  give
-//!      the writer <─────────── │ Spare   │ <─────── whoever ends a snapshot, and the writer
+//!      the writer <─────────── │ Spare   │ <─────── whoever ends a snapshot
 //!           │                  │ (a lock)│             │
 //!           │ if there is none └─────────┘             │ if there is enough
 //!           v                                          v

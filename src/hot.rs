@@ -509,17 +509,38 @@ impl HotStore {
         }
         let Self { hasher, index, records: Live { table, arena }, versions, journal, .. } = self;
         let mut budget = 256 + 4 * written;
-        while let Some((location, len)) = arena.next_to_empty(versions) {
-            let id = arena.record(location).id();
-            if table.is_at(id, location) {
+        while budget > 0 {
+            // Whether a record is live is written where its id leads, and moving it changes that place and a bucket. All are
+            // cache misses, which overlap for as many records as are taken here together.
+            let mut batch = [(0, 0, 0); BATCH];
+            let mut count = 0;
+            while count < BATCH && budget > 0 {
+                let Some((location, len)) = arena.next_to_empty() else { break };
+                let id = arena.record(location).id();
+                prefetch(table.view().address(id));
+                batch[count] = (location, id, 0);
+                count += 1;
+                budget = budget.saturating_sub(len);
+            }
+            if count == 0 {
+                return arena.free_emptied(versions);
+            }
+            let mut live = 0;
+            for at in 0..count {
+                let (location, id, _) = batch[at];
+                if table.is_at(id, location) {
+                    let hash = hash_key(hasher, arena.record(location).key());
+                    index.prefetch(hash);
+                    table.view().prefetch_page(id);
+                    batch[live] = (location, id, hash);
+                    live += 1;
+                }
+            }
+            for &(location, id, hash) in &batch[..live] {
                 let moved = arena.relocate(versions, location);
                 journal.get_mut().note(versions, Note { id, old: location, new: moved });
                 table.set(versions, id, moved);
-                index.replace(hash_key(hasher, arena.record(moved).key()), location, moved);
-            }
-            match budget.checked_sub(len) {
-                Some(left) => budget = left,
-                None => return,
+                index.replace(hash, location, moved);
             }
         }
     }

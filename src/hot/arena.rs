@@ -669,27 +669,33 @@ impl Arena {
     }
 
     /// The next record of the chunk that is being emptied, live or dead, and its length in bytes. `None` when the chunk
-    /// is through; then it is freed, which takes that all its live records were moved.
-    pub(super) fn next_to_empty(&mut self, versions: &Versions) -> Option<(Location, usize)> {
+    /// is through, and is to be [freed](Self::free_emptied).
+    pub(super) fn next_to_empty(&mut self) -> Option<(Location, usize)> {
         let (place, unit) = match self.emptied {
             Some(emptied) => emptied,
             None => {
                 let closed = self.chunks.iter().enumerate().filter(|(place, _)| self.open != Some(*place));
                 let dead = closed.filter_map(|(place, chunk)| chunk.as_ref().map(|it| (it.filled - it.live, place)));
                 let (_, place) = dead.max()?;
+                self.emptied = Some((place, 0));
                 (place, 0)
             }
         };
         if unit >= self.chunk(place).filled {
-            self.emptied = None;
-            debug_assert_eq!(self.chunk(place).live, 0, "every live record of the chunk was moved");
-            self.free(versions, place);
             return None;
         }
         let location = location(place, unit);
         let units = self.record(location).units();
         self.emptied = Some((place, unit + units));
         Some((location, units * UNIT))
+    }
+
+    /// Frees the chunk that is being emptied, if one is, all of whose live records were moved.
+    pub(super) fn free_emptied(&mut self, versions: &Versions) {
+        if let Some((place, _)) = self.emptied.take() {
+            debug_assert_eq!(self.chunk(place).live, 0, "every live record of the chunk was moved");
+            self.free(versions, place);
+        }
     }
 
     /// Frees everything.

@@ -123,7 +123,10 @@ impl Tested {
         if !self.arena.wants_emptying() {
             return;
         }
-        let Some((location, _)) = self.arena.next_to_empty(&self.versions) else { return };
+        let Some((location, _)) = self.arena.next_to_empty() else {
+            self.arena.free_emptied(&self.versions);
+            return;
+        };
         let id = self.arena.record(location).id();
         if let Some(expected) = self.model.get_mut(&id).filter(|expected| expected.location == location) {
             expected.location = self.arena.relocate(&self.versions, location);

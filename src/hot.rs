@@ -510,8 +510,9 @@ impl HotStore {
         let Self { hasher, index, records: Live { table, arena }, versions, journal, .. } = self;
         let mut budget = 256 + 4 * written;
         while budget > 0 {
-            // Whether a record is live is written where its id leads, and moving it changes that place and a bucket. All are
-            // cache misses, which overlap for as many records as are taken here together.
+            // Whether a record is live is written where its id leads, and moving it changes that place, in a copy of its page
+            // where a snapshot sees that, and a bucket. All are cache misses, which overlap for as many records as are taken
+            // here together.
             let mut batch = [(0, 0, 0); BATCH];
             let mut count = 0;
             while count < BATCH && budget > 0 {
@@ -525,13 +526,16 @@ impl HotStore {
             if count == 0 {
                 return arena.free_emptied(versions);
             }
+            let copies = versions.newest_live() > 0;
             let mut live = 0;
             for at in 0..count {
                 let (location, id, _) = batch[at];
                 if table.is_at(id, location) {
                     let hash = hash_key(hasher, arena.record(location).key());
                     index.prefetch(hash);
-                    table.view().prefetch_page(id);
+                    if copies {
+                        table.view().prefetch_page(id);
+                    }
                     batch[live] = (location, id, hash);
                     live += 1;
                 }

@@ -119,6 +119,30 @@ fn every_truncation_and_every_flipped_bit_of_a_delta_is_an_error() {
 }
 
 #[test]
+fn a_damaged_part_is_named_with_its_place() {
+    // The groups of a grouped image are images, whose parts start where those do.
+    for (_, image) in samples().into_iter().take(6) {
+        let trailer = image.len() - 88;
+        let footer = u64::from_le_bytes(image[trailer..trailer + 8].try_into().unwrap()) as usize;
+        let mut parts = vec![("header", 0, 20), ("footer", footer, trailer - 1), ("trailer", trailer, trailer + 50)];
+        if footer > 32 {
+            parts.push(("segment", 32, 33));
+        }
+        for (damaged, start, at) in parts {
+            if at < start {
+                continue;
+            }
+            let mut image = image.clone();
+            image[at] ^= 1;
+            let error = StateSnapshot::from_bytes(image).unwrap_err();
+            let StateError::ChecksumMismatch { part, offset, stored, computed } = error else { panic!("{error}") };
+            assert_eq!((part, offset), (damaged, start as u64));
+            assert_ne!(stored, computed);
+        }
+    }
+}
+
+#[test]
 fn zeros_and_other_files_are_no_images() {
     for len in [0, 1, 7, 8, 119, 120, 121, 5000] {
         for byte in [0, b'\n', 0xFF] {

@@ -99,20 +99,23 @@ fn what_is_said_to_be_zeros_is_zeros() {
 
 #[test]
 fn segments_need_room_in_the_body() {
-    let mut forged = assemble(&[]);
-    let (header, trailer) = (forged[..HEADER].to_vec(), forged.split_off(HEADER));
+    // In this one there is room for one.
     let body = vec![0; 48];
-    let descriptors = vec![0; 1000 * DESCRIPTOR];
-    forged = [header, body, descriptors, trailer].concat();
-    let at = forged.len() - TRAILER;
-    for (field, number) in [(0, HEADER as u64 + 48), (8, 1000 * DESCRIPTOR as u64), (16, 1000)] {
-        set_u64(&mut forged, at + field, number);
+    for segments in [2, 1000] {
+        let mut forged = assemble(&[]);
+        let (header, trailer) = (forged[..HEADER].to_vec(), forged.split_off(HEADER));
+        let descriptors = vec![0; segments * DESCRIPTOR];
+        forged = [&header[..], &body, &descriptors, &trailer].concat();
+        let at = forged.len() - TRAILER;
+        for (field, number) in [(0, HEADER + body.len()), (8, segments * DESCRIPTOR), (16, segments)] {
+            set_u64(&mut forged, at + field, number as u64);
+        }
+        seal_parts(&mut forged, &[], HEADER + body.len());
+        let (result, allocated) = allocated_by(|| StateSnapshot::from_bytes(forged.clone()));
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains("there is no room for so many segments"), "{error}");
+        assert!(allocated.peak_bytes < forged.len() + 1024);
     }
-    seal_parts(&mut forged, &[], HEADER + 48);
-    let (result, allocated) = allocated_by(|| StateSnapshot::from_bytes(forged.clone()));
-    let error = result.unwrap_err().to_string();
-    assert!(error.contains("there is no room for so many segments"), "{error}");
-    assert!(allocated.peak_bytes < forged.len() + 1024);
 }
 
 #[test]

@@ -669,7 +669,7 @@ impl Arena {
     }
 
     /// The next record of the chunk that is being emptied, live or dead, and its length in bytes. `None` when the chunk
-    /// is through, and is to be [freed](Self::free_emptied).
+    /// is through, and is to be [freed](Self::free_emptied), or if there is none to be emptied.
     pub(super) fn next_to_empty(&mut self) -> Option<(Location, usize)> {
         let (place, unit) = match self.emptied {
             Some(emptied) => emptied,
@@ -693,7 +693,8 @@ impl Arena {
     /// Frees the chunk that is being emptied, if one is, all of whose live records were moved.
     pub(super) fn free_emptied(&mut self, versions: &Versions) {
         if let Some((place, _)) = self.emptied.take() {
-            debug_assert_eq!(self.chunk(place).live, 0, "every live record of the chunk was moved");
+            // Else they would be read where nothing is any more.
+            assert_eq!(self.chunk(place).live, 0, "every live record of the chunk was moved");
             self.free(versions, place);
         }
     }

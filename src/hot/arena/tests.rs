@@ -48,7 +48,18 @@ impl Tested {
         let id = self.next_id;
         self.next_id += 1;
         let new = self.new_value(&value, large);
+        let growth = self.arena.growth(key.len(), if large { 0 } else { value.len() });
+        let open = self.arena.open;
         let location = self.arena.append(&self.versions, id, &key, new);
+        let grown = self.arena.chunk(self.arena.open.unwrap()).memory.bytes();
+        // It counts a value as at least as long as a handle of one.
+        let is_exact = large || value.len() >= UNIT;
+        assert!(if self.arena.open == open {
+            growth == 0 || !is_exact
+        } else {
+            (grown..=grown + UNIT).contains(&growth)
+        });
+        assert!(!is_exact || growth == 0 || growth == grown);
         self.model.insert(id, Expected { key, value, location });
     }
 
@@ -119,17 +130,24 @@ impl Tested {
         }
     }
 
-    fn empty_further(&mut self) {
+    /// Takes at most that many records out of the chunk that is being emptied.
+    fn empty_further(&mut self, most: usize) {
         if !self.arena.wants_emptying() {
             return;
         }
-        let Some((location, _)) = self.arena.next_to_empty() else {
+        let mut taken = Vec::new();
+        while let Some((location, len)) = (taken.len() < most).then(|| self.arena.next_to_empty()).flatten() {
+            assert_eq!(len, self.arena.record(location).units() * UNIT);
+            taken.push(location);
+        }
+        if taken.is_empty() {
             self.arena.free_emptied(&self.versions);
-            return;
-        };
-        let id = self.arena.record(location).id();
-        if let Some(expected) = self.model.get_mut(&id).filter(|expected| expected.location == location) {
-            expected.location = self.arena.relocate(&self.versions, location);
+        }
+        for location in taken {
+            let id = self.arena.record(location).id();
+            if let Some(expected) = self.model.get_mut(&id).filter(|expected| expected.location == location) {
+                expected.location = self.arena.relocate(&self.versions, location);
+            }
         }
     }
 
@@ -140,6 +158,7 @@ impl Tested {
 
     fn validate(&self) {
         self.arena.validate(|id, location| self.model.get(&id).is_some_and(|expected| expected.location == location));
+        assert!(self.arena.allocated_bytes() >= self.arena.live_bytes() + self.arena.dead_bytes());
         for (&id, expected) in &self.model {
             check(self.arena.record(expected.location), id, expected);
         }
@@ -164,7 +183,7 @@ enum Op {
     Kill(usize),
     Change(usize, u8),
     Rewrite(usize, Vec<u8>),
-    Empty,
+    Empty(usize),
     Snapshot,
     DropSnapshot(usize),
     Clear,
@@ -178,7 +197,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         6 => any::<usize>().prop_map(Op::Kill),
         6 => (any::<usize>(), any::<u8>()).prop_map(|(which, by)| Op::Change(which, by)),
         6 => (any::<usize>(), bytes(60)).prop_map(|(which, value)| Op::Rewrite(which, value)),
-        8 => Just(Op::Empty),
+        8 => (1_usize..6).prop_map(Op::Empty),
         2 => Just(Op::Snapshot),
         2 => any::<usize>().prop_map(Op::DropSnapshot),
         1 => Just(Op::Clear),
@@ -197,7 +216,7 @@ proptest! {
                 Op::Kill(which) => tested.kill(which),
                 Op::Change(which, by) => tested.change(which, by),
                 Op::Rewrite(which, value) => tested.rewrite(which, value),
-                Op::Empty => tested.empty_further(),
+                Op::Empty(most) => tested.empty_further(most),
                 Op::Snapshot => tested.snapshot(),
                 Op::DropSnapshot(which) if !tested.snapshots.is_empty() => {
                     let which = which % tested.snapshots.len();
@@ -226,14 +245,14 @@ fn a_chosen_sequence() {
         if i % 3 == 0 {
             tested.kill(usize::from(i));
         }
-        tested.empty_further();
+        tested.empty_further(usize::from(i % 3) + 1);
     }
     tested.validate();
     tested.snapshots.remove(1);
     tested.snapshots.remove(0);
     tested.validate();
     for _ in 0..60 {
-        tested.empty_further();
+        tested.empty_further(1);
     }
     tested.validate();
     tested.clear();
@@ -319,4 +338,35 @@ fn a_chunk_is_freed_when_nothing_in_it_lives() {
     }
     assert!(tested.arena.allocated_bytes() <= 3 * TINY.largest, "{}", tested.arena.allocated_bytes());
     tested.clear();
+}
+
+#[test]
+fn clearing_lets_go_of_large_values() {
+    let (mut arena, versions) = (Arena::new(TINY), Versions::new());
+    let value = Bytes::from(vec![1; 100]);
+    let large = || NewValue::Large(Node::new(value.clone(), &versions));
+    let mut live = Vec::new();
+    for id in 0..30 {
+        live.push(arena.append(&versions, id, b"key", if id % 3 == 0 { NewValue::Small(b"small") } else { large() }));
+    }
+    for gone in [28, 9, 1] {
+        arena.kill(&versions, live.remove(gone));
+    }
+    arena.clear(&versions, |_, location| live.contains(&location));
+    assert!(value.is_unique());
+}
+
+#[test]
+fn chunks_grow_with_what_is_there() {
+    let sizes = ChunkSizes { first: 256, largest: 64 << 10 };
+    let (mut arena, versions) = (Arena::new(sizes), Versions::new());
+    for id in 0..100_000 {
+        let (before, growth) = (arena.allocated_bytes(), arena.growth(12, 8));
+        arena.append(&versions, id, &[7; 12], NewValue::Small(&[1; 8]));
+        assert_eq!(arena.allocated_bytes(), before + growth);
+        // From a quarter to a half of what is there, within the limits.
+        let least = (before / 4).min(sizes.largest);
+        assert!(growth == 0 || growth <= sizes.first.max(before / 2) && growth >= least, "{growth} after {before}");
+    }
+    arena.clear(&versions, |_, _| false);
 }

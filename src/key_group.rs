@@ -166,6 +166,14 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_exist_counts_as_the_nearest() {
+        let groups = KeyGroups::new(128).unwrap();
+        assert_eq!([127, 128, u32::MAX].map(|group| groups.worker_of(group, 3)), [2; 3]);
+        assert_eq!((groups.worker_of(127, 0), groups.of_worker(0, 0)), (0, 0..128));
+        assert!(groups.of_worker(u32::MAX, 3).is_empty());
+    }
+
+    #[test]
     fn twice_as_many_groups_are_halves() {
         for i in 0..10_000_u32 {
             let part = i.to_le_bytes();

@@ -96,6 +96,8 @@ proptest! {
             prop_assert_eq!(opened.key_groups(), groups);
             prop_assert_eq!((opened.len(), opened.timestamp_ns()), (model.len(), 7));
             prop_assert_eq!(opened.fingerprint(), snapshot.fingerprint());
+            let numbers = slices.iter().zip(0..).map(|(slice, group)| (group, slice.len() as u64));
+            prop_assert!(opened.groups().eq(numbers.filter(|&(_, entries)| entries > 0)));
             for (slice, group) in slices.iter().zip(0..) {
                 let read = opened.group(group).unwrap();
                 prop_assert_eq!(&read, slice);
@@ -284,7 +286,15 @@ fn sound() -> Vec<(u32, Vec<u8>)> {
 fn broken_rule(image: &[u8]) -> String {
     assert_lazy_agrees(image, None);
     match StateSnapshot::from_bytes(image.to_vec()) {
-        Err(StateError::Malformed { problem, .. }) => problem.to_owned(),
+        Err(StateError::Malformed { part, offset, problem, .. }) => {
+            let trailer = image.len() - TRAILER;
+            match part {
+                "trailer" => assert_eq!(offset, trailer as u64),
+                "directory" => assert_eq!(offset, get_u64(image, trailer)),
+                _ => {}
+            }
+            problem.to_owned()
+        }
         Err(error) => error.to_string(),
         Ok(_) => panic!("no error"),
     }
@@ -322,6 +332,14 @@ fn each_broken_rule_of_a_grouped_image_is_named() {
     let trailer = image.len() - TRAILER;
     assert_eq!(forge(trailer + 16, &|_| 2), "it has another length than so many images ask for");
     assert_eq!(forge(trailer + 16, &|_| u64::MAX), "it has another length than so many images ask for");
+
+    // As many more entries as there are bytes, in the directory and in the sum.
+    let mut forged = image.clone();
+    for at in [entry(0) + 16, trailer + 24] {
+        set_u64(&mut forged, at, get_u64(&image, at) + footer as u64);
+    }
+    seal_parts(&mut forged, &[], footer);
+    assert_eq!(broken_rule(&forged), "there is no room for so many entries");
 
     // Numbers that are wrong twice, so that the sums are right.
     let forge_twice = |at: usize| {

@@ -95,6 +95,7 @@ proptest! {
         ] {
             prop_assert_eq!(opened.key_groups(), groups);
             prop_assert_eq!((opened.len(), opened.timestamp_ns()), (model.len(), 7));
+            prop_assert_eq!(opened.is_empty(), model.is_empty());
             prop_assert_eq!(opened.fingerprint(), snapshot.fingerprint());
             let numbers = slices.iter().zip(0..).map(|(slice, group)| (group, slice.len() as u64));
             prop_assert!(opened.groups().eq(numbers.filter(|&(_, entries)| entries > 0)));

@@ -540,3 +540,24 @@ fn a_long_chain_is_applied_with_few_allocations() {
     }
     assert_eq!(applied.to_bytes(), earlier.to_bytes());
 }
+
+#[test]
+fn deltas_are_equal_if_they_lead_from_the_same_to_the_same() {
+    let of = |entries: &[(&[u8], &[u8])]| {
+        StateSnapshot::from_sorted(entries.iter().map(|(key, value)| (key.to_vec(), value.to_vec()))).unwrap()
+    };
+    let (base, grown, other) =
+        (of(&[(b"a", b"1")]), of(&[(b"a", b"1"), (b"b", b"2")]), of(&[(b"a", b"1"), (b"b", b"3")]));
+    let delta = grown.delta_since(&base);
+    assert_eq!(delta, of(&[(b"a", b"1"), (b"b", b"2")]).delta_since(&base));
+    assert_eq!(delta, StateDelta::from_bytes(delta.to_bytes()).unwrap());
+    assert_eq!(delta, delta.clone());
+    // Another value, the way back, and the same change of another base.
+    let elsewhere = of(&[(b"b", b"2"), (b"c", b"4")]).delta_since(&of(&[(b"c", b"4")]));
+    for different in [other.delta_since(&base), base.delta_since(&grown), base.delta_since(&base), elsewhere] {
+        assert_ne!(delta, different);
+        assert_ne!(different, delta);
+    }
+    let shown = format!("{delta:?}");
+    assert!(shown.starts_with("StateDelta") && shown.contains('1'), "{shown}");
+}

@@ -65,7 +65,7 @@ const UNVERIFIED: usize = 4 << 20;
 /// Of the memory that records lie in, this part may be kept for new ones when it is no longer used.
 const SPARE_CHUNKS: usize = 8;
 
-/// How many lookups of a batch are under way at once.
+/// How many lookups of a batch, or records that are moved, are under way at once.
 const BATCH: usize = 16;
 
 /// How large the parts' own parts are: in this crate's unit tests tiny, so that they cross every boundary all the time.

@@ -6,7 +6,7 @@ use opstate::{ImageOptions, KeyGroups, StateDelta, StateError, StateSnapshot};
 use proptest::prelude::*;
 
 use crate::cases;
-use crate::layout::assert_lazy_agrees;
+use crate::layout::{HEADER, TRAILER, assert_lazy_agrees, get_u64};
 
 /// Snapshots with images of several sizes and shapes.
 fn samples() -> Vec<(StateSnapshot, Vec<u8>)> {
@@ -122,16 +122,14 @@ fn every_truncation_and_every_flipped_bit_of_a_delta_is_an_error() {
 fn a_damaged_part_is_named_with_its_place() {
     // The groups of a grouped image are images, whose parts start where those do.
     for (_, image) in samples().into_iter().take(6) {
-        let trailer = image.len() - 88;
-        let footer = u64::from_le_bytes(image[trailer..trailer + 8].try_into().unwrap()) as usize;
-        let mut parts = vec![("header", 0, 20), ("footer", footer, trailer - 1), ("trailer", trailer, trailer + 50)];
-        if footer > 32 {
-            parts.push(("segment", 32, 33));
+        let trailer = image.len() - TRAILER;
+        let footer = get_u64(&image, trailer) as usize;
+        let mut parts = vec![("header", 0, 20), ("trailer", trailer, trailer + 50)];
+        // An empty image has neither of these.
+        if footer > HEADER {
+            parts.extend([("segment", HEADER, HEADER + 1), ("footer", footer, trailer - 1)]);
         }
         for (damaged, start, at) in parts {
-            if at < start {
-                continue;
-            }
             let mut image = image.clone();
             image[at] ^= 1;
             let error = StateSnapshot::from_bytes(image).unwrap_err();

@@ -99,13 +99,13 @@ fn what_is_said_to_be_zeros_is_zeros() {
 
 #[test]
 fn segments_need_room_in_the_body() {
+    let empty = assemble(&[]);
+    let (header, trailer) = empty.split_at(HEADER);
     // In this one there is room for one.
-    let body = vec![0; 48];
+    let body = [0; 48];
     for segments in [2, 1000] {
-        let mut forged = assemble(&[]);
-        let (header, trailer) = (forged[..HEADER].to_vec(), forged.split_off(HEADER));
         let descriptors = vec![0; segments * DESCRIPTOR];
-        forged = [&header[..], &body, &descriptors, &trailer].concat();
+        let mut forged = [header, &body, &descriptors, trailer].concat();
         let at = forged.len() - TRAILER;
         for (field, number) in [(0, HEADER + body.len()), (8, segments * DESCRIPTOR), (16, segments)] {
             set_u64(&mut forged, at + field, number as u64);

@@ -52,7 +52,7 @@ use arena::{Arena, ArenaView, ChunkSizes, Location, NewValue, Record};
 use frozen::{Frozen, FrozenEntries, parts};
 use journal::{Journal, NOWHERE, Note};
 use scan::{Records, Scan};
-use versions::{Node, Versions};
+use versions::Versions;
 
 /// A value of more bytes than this is a handle of its own, and `get` clones it; a shorter one lies in the record, and `get`
 /// copies it.
@@ -436,52 +436,46 @@ impl HotStore {
         Ok(())
     }
 
-    fn new_value<'a>(&self, value: &'a [u8], handle: Option<Bytes>) -> NewValue<'a> {
-        if value.len() <= LARGE_VALUE {
-            return NewValue::Small(value);
-        }
-        let handle = handle.unwrap_or_else(|| Bytes::copy_from_slice(value));
-        NewValue::Large(Node::new(handle, &self.versions))
-    }
-
+    /// Replaces the record of an entry.
     fn overwrite(&mut self, hash: u64, location: Location, key: &[u8], value: &[u8], handle: Option<Bytes>) {
-        let record = self.records.arena.record(location);
+        let Self { index, records: Live { table, arena }, versions, journal, .. } = self;
+        let record = arena.record(location);
         let (id, old_len) = (record.id(), record.value_len());
+        let in_place = match new_value(value, handle) {
+            NewValue::Small(value) if arena.rewrite(versions, location, key, value) => Ok(()),
+            NewValue::Large(value) => arena.replace_large(versions, location, value).map_err(NewValue::Large),
+            small => Err(small),
+        };
+        if let Err(new) = in_place {
+            // What can fail comes first.
+            let slot = table.location_mut(versions, id);
+            let page = journal.get_mut().page(versions);
+            let moved = arena.append(versions, id, key, new);
+            page.note(Note { id, old: location, new: moved });
+            *slot = moved;
+            index.replace(hash, location, moved);
+            arena.kill(versions, location);
+        }
         self.size_bytes = self.size_bytes - old_len + value.len();
         self.large_bytes = self.large_bytes - large(old_len) + large(value.len());
-
-        let mut new = self.new_value(value, handle);
-        let Live { table, arena } = &mut self.records;
-        match new {
-            NewValue::Small(value) if arena.rewrite(&self.versions, location, key, value) => return,
-            NewValue::Large(value) => match arena.replace_large(&self.versions, location, value) {
-                Ok(()) => return,
-                Err(value) => new = NewValue::Large(value),
-            },
-            NewValue::Small(_) => {}
-        }
-        let moved = arena.append(&self.versions, id, key, new);
-        self.journal.get_mut().note(&self.versions, Note { id, old: location, new: moved });
-        table.set(&self.versions, id, moved);
-        self.index.replace(hash, location, moved);
-        arena.kill(&self.versions, location);
     }
 
     fn insert(&mut self, hash: u64, key: &[u8], value: &[u8], handle: Option<Bytes>) {
-        let id = self.records.table.insert(&self.versions, 0).expect("there are fewer than 2^32 entries");
-        let location = self.append(id, key, value, handle);
-        self.journal.get_mut().note(&self.versions, Note { id, old: NOWHERE, new: location });
-        self.records.table.set(&self.versions, id, location);
-        self.add_to_index((hash, location));
-        self.sorted.insert(&self.versions, &self.records, key, id);
-    }
-
-    /// Appends the record of a new entry.
-    fn append(&mut self, id: u32, key: &[u8], value: &[u8], handle: Option<Bytes>) -> Location {
-        let new = self.new_value(value, handle);
+        let Self { hasher, index, sorted, records, versions, journal, .. } = self;
+        let id = records.table.reserve(versions).expect(TOO_MANY);
+        let page = journal.get_mut().page(versions);
+        let location = records.arena.append(versions, id, key, new_value(value, handle));
+        let mut added = Added { index, records, versions, hash, location, is_indexed: false };
+        let Live { arena, .. } = &*added.records;
+        added.index.insert(hash, location, |location| hash_key(hasher, arena.record(location).key()));
+        added.is_indexed = true;
+        sorted.insert(versions, &*added.records, key, id);
+        mem::forget(added);
+        // From here on nothing fails.
+        page.note(Note { id, old: NOWHERE, new: location });
+        self.records.table.insert(&self.versions, location);
         self.size_bytes += key.len() + value.len();
         self.large_bytes += large(value.len());
-        self.records.arena.append(&self.versions, id, key, new)
     }
 
     fn add_to_index(&mut self, (hash, location): (u64, Location)) {
@@ -493,8 +487,11 @@ impl HotStore {
         let Self { index, sorted, records, versions, journal, .. } = self;
         let record = records.arena.record(location);
         let (id, value_len) = (record.id(), record.value_len());
-        journal.get_mut().note(versions, Note { id, old: location, new: NOWHERE });
+        // What can fail comes first.
+        records.table.location_mut(versions, id);
+        let page = journal.get_mut().page(versions);
         sorted.remove(versions, records, key, id);
+        page.note(Note { id, old: location, new: NOWHERE });
         index.remove(hash, location);
         records.table.remove(versions, id);
         records.arena.kill(versions, location);
@@ -509,6 +506,7 @@ impl HotStore {
         }
         let Self { hasher, index, records: Live { table, arena }, versions, journal, .. } = self;
         let mut budget = 256 + 4 * written;
+        let Some(mut next) = arena.emptied_from() else { return };
         while budget > 0 {
             // Whether a record is live is written where its id leads, and moving it changes that place, in a copy of its page
             // where a snapshot sees that, and a bucket. All are cache misses, which overlap for as many records as are taken
@@ -516,12 +514,13 @@ impl HotStore {
             let mut batch = [(0, 0, 0); BATCH];
             let mut count = 0;
             while count < BATCH && budget > 0 {
-                let Some((location, len)) = arena.next_to_empty() else { break };
-                let id = arena.record(location).id();
+                let Some((record, following)) = arena.next_to_empty(next) else { break };
+                let id = record.id();
                 prefetch(table.view().address(id));
-                batch[count] = (location, id, 0);
+                batch[count] = (next, id, 0);
                 count += 1;
-                budget = budget.saturating_sub(len);
+                budget = budget.saturating_sub(record.len());
+                next = following;
             }
             if count == 0 {
                 return arena.free_emptied(versions);
@@ -541,11 +540,16 @@ impl HotStore {
                 }
             }
             for &(location, id, hash) in &batch[..live] {
+                arena.emptied_to(location);
+                // What can fail comes first.
+                let slot = table.location_mut(versions, id);
+                let page = journal.get_mut().page(versions);
                 let moved = arena.relocate(versions, location);
-                journal.get_mut().note(versions, Note { id, old: location, new: moved });
-                table.set(versions, id, moved);
+                page.note(Note { id, old: location, new: moved });
+                *slot = moved;
                 index.replace(hash, location, moved);
             }
+            arena.emptied_to(next);
         }
     }
 
@@ -571,9 +575,12 @@ impl HotStore {
             let hash = self.hash(key);
             self.index.prefetch(hash);
             // An empty table gives out ids in order.
-            let location = self.append(count, key, value, None);
-            let id = self.records.table.insert(&self.versions, location);
-            assert_eq!(id, Some(count), "there are fewer than 2^32 entries");
+            let Live { table, arena } = &mut self.records;
+            let id = table.reserve(&self.versions).expect(TOO_MANY);
+            let location = arena.append(&self.versions, id, key, new_value(value, None));
+            table.insert(&self.versions, location);
+            self.size_bytes += key.len() + value.len();
+            self.large_bytes += large(value.len());
             let slot = &mut pending[count as usize % BATCH];
             let before = mem::replace(slot, (hash, location));
             if count as usize >= BATCH {
@@ -597,6 +604,34 @@ fn hash_key(hasher: &RandomState, key: &[u8]) -> u64 {
     let mut hasher = hasher.build_hasher();
     hasher.write(key);
     hasher.finish()
+}
+
+fn new_value(value: &[u8], handle: Option<Bytes>) -> NewValue<'_> {
+    if value.len() <= LARGE_VALUE {
+        return NewValue::Small(value);
+    }
+    NewValue::Large(handle.unwrap_or_else(|| Bytes::copy_from_slice(value)))
+}
+
+const TOO_MANY: &str = "there are fewer than 2^32 entries";
+
+/// A record that is not yet part of the store. If it never is, it is removed again.
+struct Added<'a> {
+    index: &'a mut HashIndex,
+    records: &'a mut Live,
+    versions: &'a Versions,
+    hash: u64,
+    location: Location,
+    is_indexed: bool,
+}
+
+impl Drop for Added<'_> {
+    fn drop(&mut self) {
+        if self.is_indexed {
+            self.index.remove(self.hash, self.location);
+        }
+        self.records.arena.kill(self.versions, self.location);
+    }
 }
 
 /// What counts of a value's length as that of a large one.
@@ -646,8 +681,9 @@ impl StateStore for HotStore {
     }
 
     fn snapshot(&self) -> StateSnapshot {
-        let journal = self.journal.borrow_mut().freeze(&self.versions, self.versions.now(), self.len());
+        let oldest = self.versions.oldest_live();
         let claim = self.versions.freeze();
+        let journal = self.journal.borrow_mut().freeze(oldest, claim.epoch(), self.len());
         let stats = self.stats();
         let room = self.budget.saturating_sub(stats.total_bytes() - stats.pinned_bytes - stats.spare_bytes);
         let Live { table, arena } = &self.records;

@@ -75,6 +75,8 @@
 //! (`pointer_width_64`, `big_endian`, `unaligned`) anywhere in a program that reads or writes images: cargo applies them
 //! to every crate, and they change the bytes.
 
+#![cfg_attr(all(test, alloc_error_hook), feature(alloc_error_hook))]
+
 mod error;
 mod ext;
 mod handles;

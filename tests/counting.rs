@@ -43,9 +43,26 @@ fn fails() -> bool {
 }
 
 /// Makes the allocation on this thread that comes after so many others fail. An allocator must not panic, and most callers
-/// abort the process when one fails: this is for processes that are started to be aborted.
+/// abort the process when one fails: this is for processes that are started to be aborted, or where it
+/// unwinds.
 pub(crate) fn fail_after(allocations: usize) {
     LEFT.set(Some(allocations));
+}
+
+/// Ends that, if none has failed yet.
+pub(crate) fn fail_no_more() {
+    LEFT.set(None);
+}
+
+/// What an allocation that fails unwinds with.
+#[cfg(alloc_error_hook)]
+pub(crate) struct NoMemory;
+
+/// From now on who asks for memory that is not to be had unwinds, instead of aborting the process. Not all do: the maps of the
+/// standard library abort nonetheless, where they are halfway through a change.
+#[cfg(alloc_error_hook)]
+pub(crate) fn unwind_where_allocations_fail() {
+    std::alloc::set_alloc_error_hook(|_| std::panic::resume_unwind(Box::new(NoMemory)));
 }
 
 // SAFETY: every call is passed on to the system's allocator as it is, or fails, which any call may.

@@ -1,5 +1,6 @@
-//! What fails in the middle: a closure, an iterator, a destructor, a reader, a writer. For every call that can be the one that
-//! fails, in turn, until the operation succeeds: the store is as it was before or as it is after, works on, and nothing leaks.
+//! What fails in the middle: a closure, an iterator, a destructor, a reader, a writer, an allocation. For every call that can be
+//! the one that fails, in turn, until the operation succeeds: the store is as it was before or as it is after, works on, and
+//! nothing leaks.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -577,5 +578,147 @@ fn a_read_that_fails_is_an_error_and_the_store_stays_as_it_was() {
                 }
             }
         }
+    }
+}
+
+/// Where a failing allocation unwinds, which takes a nightly compiler.
+#[cfg(alloc_error_hook)]
+mod failing_allocations {
+    use opstate::StateDelta;
+
+    use super::*;
+    use crate::counting::{NoMemory, fail_after, fail_no_more, unwind_where_allocations_fail};
+
+    type Step = fn(&mut dyn StateStore);
+
+    const ALL: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Unbounded, Bound::Unbounded);
+    const THREE: fn() -> KeyGroups = || KeyGroups::new(3).unwrap();
+
+    /// Ten entries, every other one with a large value.
+    fn other() -> StateSnapshot {
+        StateSnapshot::from_sorted((0..10_u8).map(|i| (vec![b'b', i], vec![i; 900 * usize::from(i % 2)]))).unwrap()
+    }
+
+    /// What reads a store or its snapshot, or makes another one of that.
+    fn reading() -> Vec<(&'static str, Step)> {
+        vec![
+            ("get", |store| assert!(store.get(b"b\x04").is_some() && store.get(b"b\x05").is_some())),
+            ("get_many", |store| {
+                let mut found = Vec::new();
+                store.get_many(&[b"b\x04", b"nothing", b"b\x05"], &mut found);
+                assert_eq!(found.iter().flatten().count(), 2);
+            }),
+            ("get_typed", |store| assert_eq!(store.get_typed::<u64>(b"number").unwrap(), Some(7))),
+            ("prefix_scan", |store| assert_eq!(store.prefix_scan(b"b").count(), 40)),
+            ("range_scan", |store| assert_eq!(store.range_scan(b"b\x03"..b"b\x09").count(), 6)),
+            ("visit_range", |store| store.visit_range(ALL, &mut |_, _| ControlFlow::Continue(()))),
+            ("snapshot", |store| drop(store.snapshot())),
+            ("compare", |store| assert_ne!(store.snapshot(), other())),
+            ("write", |store| {
+                store.snapshot().write_with(OPTIONS(), io::sink()).unwrap();
+            }),
+            ("write_grouped", |store| {
+                store.snapshot().write_grouped(THREE(), |key| key, OPTIONS(), io::sink()).unwrap();
+            }),
+            ("split and merge", |store| {
+                let slices = store.snapshot().split(THREE(), |key| key).unwrap();
+                assert_eq!(StateSnapshot::merge(slices).unwrap(), store.snapshot());
+            }),
+            ("delta", |store| {
+                let delta = store.snapshot().delta_since(&other());
+                assert_eq!(StateDelta::from_bytes(delta.to_bytes()).unwrap(), delta);
+            }),
+            ("read an image", |store| {
+                assert_eq!(StateSnapshot::from_bytes(store.snapshot().to_bytes()).unwrap(), store.snapshot());
+            }),
+            ("open an image", |store| {
+                let image = Cursor::new(store.snapshot().to_bytes());
+                assert_eq!(StateSnapshot::from_reader(image).unwrap(), store.snapshot());
+            }),
+        ]
+    }
+
+    fn writing() -> Vec<(&'static str, Step)> {
+        vec![
+            ("put a new key", |store| store.put(b"b\x05x", b"some value").unwrap()),
+            ("put a new key with a large value", |store| store.put(b"b\x05x", &[5; 900]).unwrap()),
+            ("put a value as long", |store| store.put(b"b\x05", &[9; 5]).unwrap()),
+            ("put a longer value", |store| store.put(b"b\x05", &[9; 500]).unwrap()),
+            ("put a large value", |store| store.put(b"b\x05", &[9; 900]).unwrap()),
+            ("put another large value", |store| store.put(b"b\x04", &[9; 900]).unwrap()),
+            ("put_typed", |store| store.put_typed(b"number", &8_u64).unwrap()),
+            ("delete", |store| store.delete(b"b\x05").unwrap()),
+            ("delete a large value", |store| store.delete(b"b\x04").unwrap()),
+            ("modify", |store| assert!(store.modify(b"b\x05", &mut |value| value.fill(3)).unwrap())),
+            ("modify a large value", |store| assert!(store.modify(b"b\x04", &mut |value| value.fill(3)).unwrap())),
+            ("update", |store| {
+                store.update::<u64>(b"number", |number| number.map(|number| number + 1)).unwrap();
+            }),
+            ("restore", |store| store.restore(other())),
+            ("restore an image", |store| store.restore(StateSnapshot::from_bytes(other().to_bytes()).unwrap())),
+            ("apply", |store| store.apply(&other().delta_since(&store.snapshot())).unwrap()),
+            ("clear", |store| store.clear()),
+        ]
+    }
+
+    /// Returns how many allocations failed.
+    fn check(kind: &str, make: fn() -> Box<dyn StateStore>, (name, step): (&str, Step), writes: bool) -> usize {
+        let (before, mut failures) = (model(), 0);
+        let mut after = make();
+        fill(&mut *after);
+        step(&mut *after);
+        let after = contents(&*after);
+        for is_snapshot_alive in [false, true] {
+            let outcome = |succeeding: Option<usize>| {
+                let mut store = make();
+                fill(&mut *store);
+                let held = is_snapshot_alive.then(|| store.snapshot());
+                if let Some(succeeding) = succeeding {
+                    fail_after(succeeding);
+                }
+                let outcome = catch_unwind(AssertUnwindSafe(|| step(&mut *store)));
+                fail_no_more();
+                if let Err(payload) = &outcome {
+                    assert!(payload.is::<NoMemory>(), "{kind}, {name}, {succeeding:?}");
+                }
+                let found = contents(&*store);
+                let is_whole = found == after || outcome.is_err() && (found == before || name == "apply");
+                assert!(is_whole, "{kind}, {name}, {succeeding:?}");
+                if writes {
+                    assert_works(&mut *store, &found);
+                }
+                if let Some(held) = held {
+                    assert_eq!(held, StateSnapshot::from_sorted(before.clone()).unwrap());
+                }
+                outcome.is_ok()
+            };
+            // Once before it is counted. A failure may cost the thread its buffers, and the next success makes them again.
+            outcome(None);
+            let ((), allocated) = allocated_by(|| {
+                failures += (0..).take_while(|&succeeding| !outcome(Some(succeeding))).count();
+                outcome(None);
+            });
+            assert_eq!(allocated.kept_bytes, 0, "{kind}, {name}");
+        }
+        failures
+    }
+
+    #[test]
+    fn leave_a_hot_store_usable() {
+        unwind_where_allocations_fail();
+        for (kind, make) in &stores()[1..] {
+            let reads: usize = reading().into_iter().map(|step| check(kind, *make, step, false)).sum();
+            let writes: usize = writing().into_iter().map(|step| check(kind, *make, step, true)).sum();
+            assert!(reads > 300 && writes > 300, "{reads}, {writes}");
+        }
+    }
+
+    /// Its writes end in the map of the standard library, which aborts.
+    #[test]
+    fn leave_an_in_memory_store_that_is_read_usable() {
+        unwind_where_allocations_fail();
+        let (kind, make) = stores()[0];
+        let failures: usize = reading().into_iter().map(|step| check(kind, make, step, false)).sum();
+        assert!(failures > 300, "{failures}");
     }
 }

@@ -1,5 +1,7 @@
 //! The tests of the public contract, in one binary.
 
+#![cfg_attr(alloc_error_hook, feature(alloc_error_hook))]
+
 mod budget;
 mod conformance;
 mod counting;

@@ -49,6 +49,7 @@
 //! 4. Every chunk but the open one is closed; `marks` of a chunk are the epochs of snapshots taken while it was open, in
 //!    ascending order, each with how far it was filled then. A snapshot that found it filled as the one before leaves none.
 //! 5. A record with the flag `LARGE` holds the address of a `Node<Bytes>`, which it owns while it is live.
+//! 6. `vacant` has room for the places of all chunks: to let go of a record or a chunk allocates nothing.
 
 #![allow(unsafe_code, reason = "records are read and written by address within memory that the arena owns")]
 
@@ -90,7 +91,7 @@ impl ChunkSizes {
 /// A value on its way into the arena.
 pub(super) enum NewValue<'a> {
     Small(&'a [u8]),
-    Large(Node<Bytes>),
+    Large(Bytes),
 }
 
 /// A value as it lies in the arena.
@@ -145,7 +146,7 @@ fn advise_huge_pages(memory: &Block) {
 
 /// What the writer knows of a chunk.
 struct Chunk {
-    memory: Block,
+    memory: Node<Block>,
     /// How many units fit.
     units: usize,
     filled: usize,
@@ -236,6 +237,11 @@ impl<'a> Record<'a> {
 
     fn units(self) -> usize {
         units_of(self.slot_len(), self.key_len()) + self.slack()
+    }
+
+    /// What it takes of its chunk, in bytes.
+    pub(super) fn len(self) -> usize {
+        self.units() * UNIT
     }
 
     /// The slack that is left if a small value takes the place of this one; `None` if it does not fit, or fits too loosely.
@@ -423,14 +429,20 @@ impl Arena {
         self.view.record(location)
     }
 
-    /// Appends a live record.
+    /// Appends a live record. If there is no memory for it, nothing has changed.
     pub(super) fn append(&mut self, versions: &Versions, id: u32, key: &[u8], value: NewValue<'_>) -> Location {
         let (slot_len, value_len, flags) = match &value {
             NewValue::Small(value) => (value.len(), value.len(), 0),
-            NewValue::Large(value) => (size_of::<usize>(), value.get().len(), LARGE),
+            NewValue::Large(value) => (size_of::<usize>(), value.len(), LARGE),
         };
-        let (chunk, unit) = self.claim(versions, units_of(slot_len, key.len()));
-        // SAFETY: `claim` made room from this unit on.
+        let units = units_of(slot_len, key.len());
+        let chunk = self.room_for(versions, units);
+        let (value, large) = match value {
+            NewValue::Small(value) => (value, None),
+            NewValue::Large(value) => (&[][..], Some(Node::new(value, versions))),
+        };
+        let unit = self.claim(chunk, units);
+        // SAFETY: there is room from this unit on.
         let start = unsafe { address(self.view.bases[chunk], unit) };
         // SAFETY: the record lies within the claimed units, which belong to the writer alone (invariant 2); the fields are
         // aligned as in `Record::field`.
@@ -439,11 +451,9 @@ impl Arena {
             start.add(4).cast::<u32>().write(value_len as u32);
             start.add(8).cast::<u16>().write(key.len() as u16);
             start.add(10).cast::<u16>().write(flags);
-            match value {
-                NewValue::Small(value) => {
-                    ptr::copy_nonoverlapping(value.as_ptr(), start.add(HEADER).as_ptr(), value.len());
-                }
-                NewValue::Large(value) => start.add(HEADER).cast::<Node<Bytes>>().write(value),
+            match large {
+                None => ptr::copy_nonoverlapping(value.as_ptr(), start.add(HEADER).as_ptr(), value.len()),
+                Some(value) => start.add(HEADER).cast::<Node<Bytes>>().write(value),
             }
             ptr::copy_nonoverlapping(key.as_ptr(), start.add(HEADER + slot_len).as_ptr(), key.len());
         }
@@ -451,13 +461,15 @@ impl Arena {
         location(chunk, unit)
     }
 
-    /// Appends a copy of the live record at `from`, which is dead from then on.
+    /// Appends a copy of the live record at `from`, which is dead from then on. If there is no memory for it, nothing has
+    /// changed.
     pub(super) fn relocate(&mut self, versions: &Versions, from: Location) -> Location {
         let record = self.record(from);
         let (source, units, is_large) = (record.start, record.units() - record.slack(), record.is_large());
         let len = HEADER + record.slot_len() + record.key_len();
-        let (chunk, unit) = self.claim(versions, units);
-        // SAFETY: as in `append`; the source is a whole record (invariant 1), elsewhere, which `claim` did not move. The
+        let chunk = self.room_for(versions, units);
+        let unit = self.claim(chunk, units);
+        // SAFETY: as in `append`; the source is a whole record (invariant 1), elsewhere, which nothing has moved. The
         // address of a large value goes along, and with it the ownership (invariant 5); the slack does not.
         unsafe {
             let start = address(self.view.bases[chunk], unit);
@@ -469,19 +481,23 @@ impl Arena {
         location(chunk, unit)
     }
 
-    /// Takes units from the open chunk, or from a new one.
-    fn claim(&mut self, versions: &Versions, units: usize) -> (usize, usize) {
-        let chunk = match self.open {
+    /// The open chunk, a new one if need be, which has room for so many units.
+    fn room_for(&mut self, versions: &Versions, units: usize) -> usize {
+        match self.open {
             Some(open) if self.chunk(open).filled + units <= self.chunk(open).units => open,
             _ => self.open_chunk(versions, units),
-        };
-        let open = self.chunk_mut(chunk);
-        let unit = open.filled;
-        open.filled += units;
-        open.live += units;
+        }
+    }
+
+    /// Takes units from the open chunk, which has room for them.
+    fn claim(&mut self, open: usize, units: usize) -> usize {
+        let chunk = self.chunk_mut(open);
+        let unit = chunk.filled;
+        chunk.filled += units;
+        chunk.live += units;
         self.live_units += units;
         self.filled_units += units;
-        (chunk, unit)
+        unit
     }
 
     /// The bytes that would be allocated for one more record with a value of this length.
@@ -497,8 +513,14 @@ impl Arena {
     #[cold]
     fn open_chunk(&mut self, versions: &Versions, units: usize) -> usize {
         let bytes = self.next_bytes.max(FIRST + units * UNIT);
+        // What can fail comes first. When a chunk is freed its place must be noted, which cannot fail then.
+        self.chunks.reserve(1);
+        self.view.bases.reserve(1);
+        self.vacant.reserve(self.chunks.len() + 1 - self.vacant.len());
+        let memory = versions.allocate_chunk(chunk_layout(bytes));
+        let base = memory.start();
         let chunk = Chunk {
-            memory: versions.allocate_chunk(chunk_layout(bytes)),
+            memory: Node::of_chunk(memory, versions),
             units: (bytes - FIRST) / UNIT,
             filled: 0,
             live: 0,
@@ -512,7 +534,6 @@ impl Arena {
         if self.allocated_bytes / 4 >= self.next_bytes || self.dead_bytes() > self.live_bytes() / 4 {
             self.next_bytes = (self.next_bytes * 2).min(self.sizes.largest);
         }
-        let base = chunk.memory.start();
         let place = match self.vacant.pop() {
             Some(place) => {
                 (self.chunks[place], self.view.bases[place]) = (Some(chunk), base);
@@ -528,7 +549,7 @@ impl Arena {
             // What was appended in this epoch is seen by the snapshot that ends it.
             let chunk = self.chunk_mut(closed);
             chunk.closed = versions.now();
-            advise_huge_pages(&chunk.memory);
+            advise_huge_pages(chunk.memory.get());
             self.free_if_dead(versions, closed);
         }
         place
@@ -592,17 +613,13 @@ impl Arena {
     }
 
     /// Replaces a large value by another one of any length, in place; gives it back if that cannot be.
-    pub(super) fn replace_large(
-        &mut self,
-        versions: &Versions,
-        location: Location,
-        value: Node<Bytes>,
-    ) -> Result<(), Node<Bytes>> {
+    pub(super) fn replace_large(&mut self, versions: &Versions, location: Location, value: Bytes) -> Result<(), Bytes> {
         let record = self.record(location);
         if !record.is_large() || self.is_seen(versions, location) {
             return Err(value);
         }
-        let len = value.get().len() as u32;
+        let len = value.len() as u32;
+        let value = Node::new(value, versions);
         // SAFETY: as in `value_mut`; the slot holds a node that the record owns, and the length is a field of the header.
         let old = unsafe {
             record.start.add(4).cast::<u32>().write(len);
@@ -647,8 +664,8 @@ impl Arena {
         self.view.bases[place] = NonNull::dangling();
         self.vacant.push(place);
         self.filled_units -= chunk.filled;
-        self.allocated_bytes -= chunk.memory.bytes();
-        versions.retire_chunk(chunk.opened, chunk.memory);
+        self.allocated_bytes -= chunk.memory.get().bytes();
+        chunk.memory.retire(versions);
     }
 
     /// The chunks for a snapshot of epoch `epoch`, which ends now.
@@ -668,26 +685,34 @@ impl Arena {
         self.emptied.is_some() || self.dead_bytes() > self.live_bytes() / 2 + 2 * self.sizes.first
     }
 
-    /// The next record of the chunk that is being emptied, live or dead, and its length in bytes. `None` when the chunk
-    /// is through, and is to be [freed](Self::free_emptied), or if there is none to be emptied.
-    pub(super) fn next_to_empty(&mut self) -> Option<(Location, usize)> {
+    /// Where the rest of the chunk begins that is being emptied, or of the one that is to be, if there is one.
+    pub(super) fn emptied_from(&mut self) -> Option<Location> {
         let (place, unit) = match self.emptied {
             Some(emptied) => emptied,
             None => {
                 let closed = self.chunks.iter().enumerate().filter(|(place, _)| self.open != Some(*place));
                 let dead = closed.filter_map(|(place, chunk)| chunk.as_ref().map(|it| (it.filled - it.live, place)));
                 let (_, place) = dead.max()?;
-                self.emptied = Some((place, 0));
                 (place, 0)
             }
         };
-        if unit >= self.chunk(place).filled {
+        self.emptied = Some((place, unit));
+        Some(location(place, unit))
+    }
+
+    /// The record at this place of the chunk that is being emptied, live or dead, and where the next one begins. `None` when
+    /// the chunk is through, and is to be [freed](Self::free_emptied).
+    pub(super) fn next_to_empty(&self, at: Location) -> Option<(Record<'_>, Location)> {
+        if unit_of(at) >= self.chunk(chunk_of(at)).filled {
             return None;
         }
-        let location = location(place, unit);
-        let units = self.record(location).units();
-        self.emptied = Some((place, unit + units));
-        Some((location, units * UNIT))
+        let record = self.record(at);
+        Some((record, at + record.units() as u64))
+    }
+
+    /// Says that all live records of the chunk before this place were moved.
+    pub(super) fn emptied_to(&mut self, at: Location) {
+        self.emptied = Some((chunk_of(at), unit_of(at)));
     }
 
     /// Frees the chunk that is being emptied, if one is, all of whose live records were moved.
@@ -722,7 +747,7 @@ impl Arena {
 
 #[cfg(test)]
 impl Arena {
-    /// Checks invariants 1, 3 and 4, for the records that `is_live` says are live; 2 and 5 are for sanitizers.
+    /// Checks invariants 1, 3, 4 and 6, for the records that `is_live` says are live; 2 and 5 are for sanitizers.
     pub(super) fn validate(&self, is_live: impl Fn(u32, Location) -> bool) {
         let (mut live_units, mut filled_units, mut allocated) = (0, 0, 0);
         for (place, chunk) in self.chunks.iter().enumerate() {
@@ -730,8 +755,8 @@ impl Arena {
                 assert!(self.vacant.contains(&place));
                 continue;
             };
-            assert_eq!(self.view.bases[place], chunk.memory.start());
-            assert!(FIRST + chunk.units * UNIT <= chunk.memory.bytes());
+            assert_eq!(self.view.bases[place], chunk.memory.get().start());
+            assert!(FIRST + chunk.units * UNIT <= chunk.memory.get().bytes());
             assert!(chunk.filled <= chunk.units, "invariant 1");
             let (mut unit, mut live, mut large) = (0, 0, 0);
             while unit < chunk.filled {
@@ -755,9 +780,10 @@ impl Arena {
             assert!(chunk.marks.borrow().is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1), "invariant 4");
             live_units += live;
             filled_units += chunk.filled;
-            allocated += chunk.memory.bytes();
+            allocated += chunk.memory.get().bytes();
         }
         assert_eq!((live_units, filled_units), (self.live_units, self.filled_units));
+        assert!(self.vacant.capacity() >= self.chunks.len(), "invariant 6");
         assert_eq!(allocated, self.allocated_bytes);
     }
 }

@@ -43,7 +43,8 @@
 //!
 //! # Invariants
 //!
-//! 1. The pages are those of the ids below `end`, and the branches those of the pages: each is there, and no other.
+//! 1. The pages are those of the ids below `end`, and the branches those of the pages: each is there, and no other, but for
+//!    those of `end` itself, which are there once an insertion was to come.
 //! 2. The slot of an id below `end` holds a location below `LOCATION_END`, or is vacant: marked, and with the id of
 //!    another vacant slot or `NO_ID`.
 //! 3. The list that starts at `free` goes through every vacant slot once and ends at `NO_ID`.
@@ -54,7 +55,7 @@ use std::mem;
 use std::ptr;
 
 use super::prefetch_all;
-use super::versions::{Epoch, Node, Versions};
+use super::versions::{Node, Versions, footprint};
 
 /// Locations are below this.
 pub(super) const LOCATION_END: u64 = 1 << 48;
@@ -119,21 +120,25 @@ impl<const PAGE: usize, const BRANCH: usize> EntryTable<PAGE, BRANCH> {
 
     /// The bytes of the current version, shared with snapshots or not. What only snapshots see is not in it. O(1).
     pub(super) fn allocated_bytes(&self) -> usize {
-        // An epoch is stored with every node.
         self.view.branches.capacity() * size_of::<Node<Branch<PAGE, BRANCH>>>()
-            + self.view.branches.len() * size_of::<(Epoch, Branch<PAGE, BRANCH>)>()
-            + (self.end as usize).div_ceil(PAGE) * size_of::<(Epoch, Page<PAGE>)>()
+            + self.view.branches.len() * footprint::<Branch<PAGE, BRANCH>>()
+            + (self.end as usize).div_ceil(PAGE) * footprint::<Page<PAGE>>()
     }
 
     /// Adds an entry and returns its id, or `None` if there are [`MAX_ENTRIES`]. O(1).
     pub(super) fn insert(&mut self, versions: &Versions, location: u64) -> Option<u32> {
         debug_assert!(location < LOCATION_END);
-        let id = if self.free == NO_ID { self.append(versions)? } else { self.free };
-        let slot = self.slot_mut(versions, id);
+        let (id, slot) = self.next_slot(versions)?;
         let vacant = mem::replace(slot, location);
         self.free = next(vacant);
+        self.end = self.end.max(id + 1);
         self.len += 1;
         Some(id)
+    }
+
+    /// The id of the entry that is inserted next, for which nothing is allocated then. O(1).
+    pub(super) fn reserve(&mut self, versions: &Versions) -> Option<u32> {
+        self.next_slot(versions).map(|(id, _)| id)
     }
 
     /// The table to be read.
@@ -149,22 +154,20 @@ impl<const PAGE: usize, const BRANCH: usize> EntryTable<PAGE, BRANCH> {
         *slot(&self.view.branches, id) == location
     }
 
-    /// Changes the location of an entry. O(1), and a copy of a page where a live snapshot sees it.
-    pub(super) fn set(&mut self, versions: &Versions, id: u32, location: u64) {
-        debug_assert!(location < LOCATION_END);
+    /// Where the location of an entry is, to be changed. O(1), and a copy of a page where a live snapshot sees it.
+    #[inline]
+    pub(super) fn location_mut(&mut self, versions: &Versions, id: u32) -> &mut u64 {
         let slot = self.slot_mut(versions, id);
         assert!(*slot < LOCATION_END, "id {id} belongs to no entry");
-        *slot = location;
+        slot
     }
 
     /// Removes an entry and returns its location; its id is the next to be used again. O(1), and a copy of a page where a
     /// live snapshot sees it.
     pub(super) fn remove(&mut self, versions: &Versions, id: u32) -> u64 {
         let vacant = VACANT | u64::from(self.free);
-        let slot = self.slot_mut(versions, id);
         // Else the list would go through the slot twice, and two entries would get the same id.
-        assert!(*slot < LOCATION_END, "id {id} belongs to no entry");
-        let location = mem::replace(slot, vacant);
+        let location = mem::replace(self.location_mut(versions, id), vacant);
         self.free = id;
         self.len -= 1;
         location
@@ -186,28 +189,33 @@ impl<const PAGE: usize, const BRANCH: usize> EntryTable<PAGE, BRANCH> {
         EntryView { branches: self.view.branches.iter().map(Node::alias).collect() }
     }
 
-    /// Makes the slot of the id `end`, with what marks it as the last vacant one, and moves `end` past it.
+    /// The next vacant id and its slot, which holds what follows it in the list of vacant ones.
     #[inline]
-    fn append(&mut self, versions: &Versions) -> Option<u32> {
-        let id = self.end;
+    fn next_slot(&mut self, versions: &Versions) -> Option<(u32, &mut u64)> {
+        let id = if self.free == NO_ID { self.end } else { self.free };
         if id >= MAX_ENTRIES {
             return None;
         }
-        if id as usize % PAGE == 0 {
+        if id == self.end && id as usize % PAGE == 0 {
             self.append_page(versions);
         }
-        self.end += 1;
-        Some(id)
+        Some((id, self.slot_mut(versions, id)))
     }
 
+    /// Makes the page of the id `end`, unless it is there.
     #[cold]
     fn append_page(&mut self, versions: &Versions) {
         let (branch, page, _) = place::<PAGE, BRANCH>(self.end);
-        if page == 0 {
+        if branch == self.view.branches.len() {
+            // A node has nobody to free it if there is no room for its address.
+            self.view.branches.reserve(1);
             self.view.branches.push(Node::new(Branch([const { None }; BRANCH]), versions));
         }
-        let new = Node::new(Page([VACANT | u64::from(NO_ID); PAGE]), versions);
-        self.view.branches[branch].make_mut(versions).0[page] = Some(new);
+        let page = &mut self.view.branches[branch].make_mut(versions).0[page];
+        if page.is_none() {
+            // The last one of the list of vacant ones, in every slot.
+            *page = Some(Node::new(Page([VACANT | u64::from(NO_ID); PAGE]), versions));
+        }
     }
 
     #[inline]
@@ -222,9 +230,11 @@ impl<const PAGE: usize, const BRANCH: usize> EntryTable<PAGE, BRANCH> {
     pub(super) fn validate(&self) {
         let Self { view: EntryView { ref branches }, free, end, len } = *self;
         let pages = (end as usize).div_ceil(PAGE);
-        assert_eq!(branches.len(), pages.div_ceil(BRANCH), "invariant 1");
+        let following = end as usize / PAGE;
+        assert!((pages.div_ceil(BRANCH)..=following / BRANCH + 1).contains(&branches.len()), "invariant 1");
         let is_there = branches.iter().flat_map(|branch| branch.get().0.iter().map(Option::is_some));
-        assert!(is_there.enumerate().all(|(page, is_there)| is_there == (page < pages)), "invariant 1");
+        let is_right = |(page, is_there)| page == following && pages == following || is_there == (page < pages);
+        assert!(is_there.enumerate().all(is_right), "invariant 1");
 
         let mut vacant = vec![false; end as usize];
         for (id, is_vacant) in vacant.iter_mut().enumerate() {
@@ -440,7 +450,7 @@ mod tests {
         }
 
         fn set(&mut self, id: u32, location: u64) {
-            self.table.set(&self.versions, id, location);
+            *self.table.location_mut(&self.versions, id) = location;
             self.model.locations.insert(id, location);
         }
 
@@ -555,7 +565,7 @@ mod tests {
         assert_eq!(checked.table.allocated_bytes(), 0);
         checked.insert(1);
         let bytes = checked.table.allocated_bytes();
-        assert!((520 + 4104..6000).contains(&bytes), "{bytes}");
+        assert!((footprint::<Page<64>>() + footprint::<Branch<64, 512>>()..6000).contains(&bytes), "{bytes}");
         checked.remove(0);
         checked.insert(2);
         assert_eq!(checked.table.allocated_bytes(), bytes);

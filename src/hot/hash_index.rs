@@ -216,16 +216,15 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
 
     /// An index that takes this many entries with hardly any growth step.
     pub(super) fn with_capacity(entries: usize) -> Self {
-        let mut index = Self::new();
         if entries == 0 {
-            return index;
+            return Self::new();
         }
         let buckets = entries.div_ceil(LOAD_LIMIT).next_power_of_two().min(BUCKETS);
-        index.home_mask = buckets - 1;
         if entries <= BUCKETS * LOAD_LIMIT {
-            index.start(buckets);
-            return index;
+            return Self::of_one(&[Bucket::EMPTY; BUCKETS][..buckets], Segment { len: 0, depth: 0 });
         }
+        let mut index = Self::new();
+        index.home_mask = BUCKETS - 1;
         // The entries of a segment are spread by about the root of their number.
         let limit = (BUCKETS * LOAD_LIMIT) as f64;
         let wanted = (limit - 2.0 * limit.sqrt()).max(1.0);
@@ -330,7 +329,7 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
     pub(super) fn insert(&mut self, hash: u64, location: u64, mut hash_of: impl FnMut(u64) -> u64) {
         debug_assert!(location >> LOCATION_BITS == 0, "location {location:#x} has more than {LOCATION_BITS} bits");
         if self.directory.is_empty() {
-            self.start(1);
+            *self = Self::of_one(&[Bucket::EMPTY], Segment { len: 0, depth: 0 });
         }
         while !self.insert_in_place(hash, location) {
             if !self.grow(hash, &mut hash_of) {
@@ -445,17 +444,14 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
         None
     }
 
-    /// Makes the first segment.
-    fn start(&mut self, buckets: usize) {
-        self.home_mask = buckets - 1;
-        let segment = self.push_segment(&[Bucket::EMPTY; BUCKETS][..buckets], Segment { len: 0, depth: 0 });
-        self.lead_to(segment);
-    }
-
-    /// Makes the directory of a single segment.
-    fn lead_to(&mut self, segment: usize) {
-        self.numbers = vec![segment as u32; 2];
-        self.directory = vec![Way::new(self.start_of(segment), 0); 2];
+    /// An index of a single segment.
+    fn of_one(buckets: &[Bucket], segment: Segment) -> Self {
+        let mut index = Self::new();
+        index.home_mask = buckets.len() - 1;
+        let segment = index.push_segment(buckets, segment);
+        index.numbers = vec![segment as u32; 2];
+        index.directory = vec![Way::new(index.start_of(segment), 0); 2];
+        index
     }
 
     fn push_segment(&mut self, buckets: &[Bucket], segment: Segment) -> usize {
@@ -465,8 +461,9 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
             let slab = Slab { memory: Memory::new(room * buckets.len()), segments: Vec::with_capacity(room) };
             // Else the last segments would have no memory.
             debug_assert_eq!(slab.segments.capacity(), room);
-            self.slab_bytes += slab.bytes();
+            let bytes = slab.bytes();
             self.slabs.push(slab);
+            self.slab_bytes += bytes;
         }
         let number = self.slabs.len() - 1;
         let slab = &mut self.slabs[number];
@@ -502,8 +499,9 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
             if self.directory.len() * 2 * BUCKETS * SLOTS > 16 * (self.len + 1) {
                 return false;
             }
-            self.directory = self.directory.iter().flat_map(|&way| [way, way]).collect();
-            self.numbers = self.numbers.iter().flat_map(|&number| [number, number]).collect();
+            let directory = self.directory.iter().flat_map(|&way| [way, way]).collect();
+            let numbers = self.numbers.iter().flat_map(|&number| [number, number]).collect();
+            (self.directory, self.numbers) = (directory, numbers);
             self.shift -= 1;
         }
         self.split(&place, number, depth, hash_of);
@@ -523,13 +521,9 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
             }
         }
         let Segment { len, depth } = self.slabs[0].segments[0];
-        let spilled = mem::take(&mut self.spilled);
-        let entries = self.len;
-        *self = Self::new();
-        (self.spilled, self.len) = (spilled, entries);
-        self.home_mask = buckets - 1;
-        let segment = self.push_segment(&larger, Segment { len: len - homeless.len() as u16, depth });
-        self.lead_to(segment);
+        let larger = Self::of_one(&larger, Segment { len: len - homeless.len() as u16, depth });
+        let (spilled, len) = (mem::take(&mut self.spilled), self.len);
+        *self = Self { spilled, len, ..larger };
         self.spilled.extend(homeless);
     }
 
@@ -564,12 +558,12 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
                 }
             }
         }
-        // From here on nothing calls out.
+        // From here on nothing calls out, and but for what is homeless nothing is allocated after the segment.
         let depth = depth + 1;
+        let upper = self.push_segment(&halves[1], Segment { len: lens[1], depth: depth as u8 });
         let (buckets, segment) = self.segment_mut(number);
         buckets.copy_from_slice(&halves[0]);
         *segment = Segment { len: lens[0], depth: depth as u8 };
-        let upper = self.push_segment(&halves[1], Segment { len: lens[1], depth: depth as u8 });
         let run = 1 << (64 - self.shift - depth);
         let first = (place.position >> self.shift) as usize & !(2 * run - 1);
         for (first, segment) in [(first, number), (first + run, upper)] {

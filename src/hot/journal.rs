@@ -113,22 +113,28 @@ impl Notes {
     const FIRST: usize = 16;
     const LARGEST: usize = if cfg!(test) { 32 } else { 4 << 10 };
 
+    /// Makes room for a note.
     #[inline]
-    fn push(&mut self, note: Packed, spent: &mut Vec<Vec<Packed>>) {
-        match self.blocks.last_mut().filter(|block| block.len() < block.capacity()) {
-            Some(block) => block.push(note),
-            None => self.push_block(note, spent),
+    fn reserve(&mut self, spent: &mut Vec<Vec<Packed>>) {
+        if self.blocks.last().is_none_or(|block| block.len() == block.capacity()) {
+            self.push_block(spent);
         }
+    }
+
+    /// Adds a note, for which there is room.
+    #[inline]
+    fn push(&mut self, note: Packed) {
+        self.blocks.last_mut().expect(NO_ROOM).push(note);
         self.len += 1;
     }
 
     #[cold]
-    fn push_block(&mut self, note: Packed, spent: &mut Vec<Vec<Packed>>) {
+    fn push_block(&mut self, spent: &mut Vec<Vec<Packed>>) {
+        self.blocks.reserve(1);
         let capacity = self.len.clamp(Self::FIRST, Self::LARGEST);
         let spent = if capacity == Self::LARGEST { spent.pop() } else { None };
         let mut block = spent.unwrap_or_else(|| Vec::with_capacity(capacity));
         block.clear();
-        block.push(note);
         self.blocks.push(block);
     }
 
@@ -138,27 +144,45 @@ impl Notes {
     }
 }
 
-impl Journal {
-    /// Notes that an entry got a record, lost it, or has it elsewhere.
+const NO_ROOM: &str = "there is room for a note before it is made";
+
+/// Where a change is to be noted, once it is made.
+#[must_use]
+pub(super) struct Page<'a>(Option<&'a mut Notes>);
+
+impl Page<'_> {
+    /// Notes that an entry got a record, lost it, or has it elsewhere. Allocates nothing.
     #[inline]
-    pub(super) fn note(&mut self, versions: &Versions, note: Note) {
+    pub(super) fn note(self, note: Note) {
+        if let Self(Some(notes)) = self {
+            notes.push(Packed::new(note));
+        }
+    }
+}
+
+impl Journal {
+    /// Makes ready for a note, which is to be made with the change that it is of.
+    #[inline]
+    pub(super) fn page(&mut self, versions: &Versions) -> Page<'_> {
         if versions.newest_live() == 0 {
             // Whoever could have asked for what was noted so far is gone.
             if self.notes.len + self.parts.len() + self.spent.len() > 0 {
                 self.forget();
             }
         } else if self.notes.len < self.limit {
-            self.notes.push(Packed::new(note), &mut self.spent);
+            self.notes.reserve(&mut self.spent);
+            return Page(Some(&mut self.notes));
         } else if !self.lost {
             self.lose();
         }
+        Page(None)
     }
 
     /// Notes that any entry may have changed.
     #[cold]
     pub(super) fn lose(&mut self) {
-        self.forget();
         (self.lost, self.limit) = (true, 0);
+        self.forget();
     }
 
     /// The same, and frees all that there is at once.
@@ -196,13 +220,16 @@ impl Journal {
         }
     }
 
-    /// Ends `epoch` with a snapshot of so many entries, before that snapshot is alive. Returns the parts for it to keep.
-    pub(super) fn freeze(&mut self, versions: &Versions, epoch: Epoch, entries: usize) -> Box<[Arc<Part>]> {
+    /// Ends `epoch` with a snapshot of so many entries, before which the snapshot of epoch `oldest` was the oldest one alive.
+    /// Returns the parts for the new one to keep.
+    pub(super) fn freeze(&mut self, oldest: Option<Epoch>, epoch: Epoch, entries: usize) -> Box<[Arc<Part>]> {
+        // Which they are if there is no memory for what follows.
+        let lost = mem::replace(&mut self.lost, true);
         let notes = mem::take(&mut self.notes);
         let blocks = notes.blocks.len();
         let limit = entries / 8 + sizes::JOURNAL;
-        match versions.oldest_live() {
-            Some(oldest) if !mem::take(&mut self.lost) => {
+        match oldest {
+            Some(oldest) if !lost => {
                 self.parts.push(Arc::new(Part { epoch, notes }));
                 // Nobody asks for what was before the oldest.
                 let mut kept = self.parts.iter().position(|part| part.epoch > oldest).unwrap_or(self.parts.len());
@@ -214,11 +241,11 @@ impl Journal {
                 self.spend_parts(kept);
             }
             _ => {
-                self.lost = false;
                 self.spend_parts(self.parts.len());
                 self.spend(notes);
             }
         }
+        self.lost = false;
         // As many as this epoch took serve the next one.
         self.free_spent(blocks);
         self.parts_bytes = self.parts.iter().map(|part| part.notes.allocated_bytes()).sum();
@@ -300,8 +327,9 @@ mod tests {
 
     /// Takes a snapshot of a store with many entries.
     fn freeze(journal: &mut Journal, versions: &Versions) -> (Box<[Arc<Part>]>, super::super::versions::Claim) {
-        let parts = journal.freeze(versions, versions.now(), 1000);
-        (parts, versions.freeze())
+        let oldest = versions.oldest_live();
+        let claim = versions.freeze();
+        (journal.freeze(oldest, claim.epoch(), 1000), claim)
     }
 
     /// The ids that were noted, in ascending order.
@@ -330,14 +358,14 @@ mod tests {
     #[test]
     fn nothing_is_noted_while_no_snapshot_is_alive() {
         let (mut journal, versions) = (Journal::default(), Versions::new());
-        journal.note(&versions, changed(1));
+        journal.page(&versions).note(changed(1));
         assert_eq!(journal.allocated_bytes(), 0);
         let (parts, claim) = freeze(&mut journal, &versions);
         assert!(parts.is_empty());
-        journal.note(&versions, changed(2));
+        journal.page(&versions).note(changed(2));
         assert!(journal.allocated_bytes() > 0);
         drop(claim);
-        journal.note(&versions, changed(3));
+        journal.page(&versions).note(changed(3));
         assert_eq!(journal.allocated_bytes(), 0);
         assert!(freeze(&mut journal, &versions).0.is_empty());
     }
@@ -346,8 +374,11 @@ mod tests {
     fn what_notes_took_serves_the_next_ones_or_goes_little_by_little() {
         let (mut journal, versions) = (Journal::default(), Versions::new());
         let block = Notes::LARGEST * size_of::<Packed>();
-        let note = |journal: &mut Journal, count| (0..count).for_each(|id| journal.note(&versions, changed(id)));
-        let freeze = |journal: &mut Journal| (journal.freeze(&versions, versions.now(), 10_000), versions.freeze());
+        let note = |journal: &mut Journal, count| (0..count).for_each(|id| journal.page(&versions).note(changed(id)));
+        let freeze = |journal: &mut Journal| {
+            let (oldest, claim) = (versions.oldest_live(), versions.freeze());
+            (journal.freeze(oldest, claim.epoch(), 10_000), claim)
+        };
         // While it is there all is noted, and no other snapshot keeps what is noted.
         let oldest = freeze(&mut journal);
         let mut bytes = Vec::new();
@@ -384,9 +415,9 @@ mod tests {
         for id in 1..=4 {
             let (_, claim) = freeze(&mut journal, &versions);
             claims.push(claim);
-            journal.note(&versions, changed(id));
-            journal.note(&versions, changed(70 - id));
-            journal.note(&versions, changed(id));
+            journal.page(&versions).note(changed(id));
+            journal.page(&versions).note(changed(70 - id));
+            journal.page(&versions).note(changed(id));
         }
         // The snapshots of epochs 1 and 3 go.
         drop(claims.swap_remove(2));
@@ -404,9 +435,9 @@ mod tests {
         // As many as fill the bits, ids that share a bit, and one more than once.
         for noted in [vec![100_000, 7, 64, 7], (0..5000).map(|i| i * 7919 % 5003).collect(), vec![9; 100]] {
             let (mut journal, versions) = (Journal::default(), Versions::new());
-            let claim = (journal.freeze(&versions, 1, 100_000), versions.freeze());
-            noted.iter().for_each(|&id| journal.note(&versions, changed(id)));
-            let parts = journal.freeze(&versions, 2, 100_000);
+            let claim = (versions.freeze(), journal.freeze(None, 1, 100_000));
+            noted.iter().for_each(|&id| journal.page(&versions).note(changed(id)));
+            let parts = journal.freeze(versions.oldest_live(), 2, 100_000);
             let mut expected = noted.clone();
             expected.sort_unstable();
             expected.dedup();
@@ -432,7 +463,7 @@ mod tests {
         // Exactly as many as there may be, and one more.
         for (count, is_kept) in [(limit, true), (limit + 1, false)] {
             for id in 0..count {
-                journal.note(&versions, changed(id as u32));
+                journal.page(&versions).note(changed(id as u32));
                 // The last block of each, the part and the notes, may be as large as those before it.
                 assert!(journal.allocated_bytes() <= 4 * limit * size_of::<Packed>());
             }
@@ -443,7 +474,7 @@ mod tests {
         }
         // Of parts that are too much together the oldest go, and those in between stay.
         for id in 0..4 {
-            (0..limit / 2).for_each(|_| journal.note(&versions, changed(id)));
+            (0..limit / 2).for_each(|_| journal.page(&versions).note(changed(id)));
             claims.push(freeze(&mut journal, &versions).1);
         }
         let (parts, _claim) = freeze(&mut journal, &versions);

@@ -36,8 +36,10 @@
 //!
 //! 1. The ids in the leaves are in strictly ascending order of their keys; `len` counts them.
 //! 2. Every key is at or above the separators left of it and below those right of it.
-//! 3. All leaves are `height` levels down; no node is empty; an inner root has two children or more.
-//! 4. Two neighbouring children of one node together hold more than a quarter of what one can hold.
+//! 3. All leaves are `height` levels down; no node is empty; an inner root has two children or more (but one, where there was
+//!    no memory to split that).
+//! 4. Two neighbouring children of one node together hold more than a quarter of what one can hold (or did, before a deletion
+//!    for which there was no memory to join them).
 //! 5. All keys of a leaf, and all separators of an inner node, share their first `prefix` bytes. A slot's head is the
 //!    next four bytes, padded with zeros; that of an unused slot is the greatest there is.
 //! 6. The separators left and right of a node share at least `fenced` bytes; at either end of the tree that is 0.
@@ -54,12 +56,13 @@ mod tests;
 #[cfg(test)]
 mod validate;
 
+use std::mem;
 use std::ops::Bound;
 
 pub(super) use self::cursor::Ids;
 use self::leaf::Leaf;
 use self::node::{Child, Inner, common, separator, short};
-use super::versions::{Epoch, Node, Versions};
+use super::versions::{Node, Versions, footprint};
 
 /// Where the keys of entries are.
 pub(super) trait Keys {
@@ -92,33 +95,68 @@ pub(super) struct SortedView<const L: usize = 64, const I: usize = 64> {
 struct Writer<'w, K> {
     versions: &'w Versions,
     keys: &'w K,
-    allocated: usize,
+    /// That of the index, which stays true wherever a change ends for want of memory.
+    allocated: &'w mut usize,
 }
 
 impl<K> Writer<'_, K> {
     fn node<T: Send + 'static>(&mut self, thing: T) -> Node<T> {
-        self.allocated += footprint::<T>();
-        Node::new(thing, self.versions)
+        let node = Node::new(thing, self.versions);
+        *self.allocated += footprint::<T>();
+        node
     }
 
     /// Lets go of one node, not of its children.
     fn retire<const L: usize, const I: usize>(&mut self, child: Child<L, I>) {
         match child {
             Child::Leaf(node) => {
-                self.allocated -= footprint::<Leaf<L>>();
+                *self.allocated -= footprint::<Leaf<L>>();
                 node.retire(self.versions);
             }
             Child::Inner(node) => {
-                self.allocated -= footprint::<Inner<L, I>>() + node.get().spare_bytes();
+                *self.allocated -= footprint::<Inner<L, I>>() + node.get().spare_bytes();
                 node.retire(self.versions);
             }
         }
     }
+
+    /// Lets go of a node and all that is below it.
+    fn retire_all<const L: usize, const I: usize>(&mut self, child: Child<L, I>) {
+        if let Child::Inner(node) = &child {
+            node.get().children.iter().flatten().for_each(|below| self.retire_all(below.alias()));
+        }
+        self.retire(child);
+    }
 }
 
-/// The memory a node takes, its stamp included.
-const fn footprint<T>() -> usize {
-    size_of::<Epoch>() + size_of::<T>()
+/// Nodes of an index that is not complete. If it never is, they are let go of.
+struct Incomplete<'w, const L: usize, const I: usize> {
+    writer: Writer<'w, ()>,
+    nodes: Vec<Child<L, I>>,
+}
+
+impl<const L: usize, const I: usize> Incomplete<'_, L, I> {
+    fn leaf(&mut self, leaf: Leaf<L>) -> Child<L, I> {
+        self.nodes.reserve(1);
+        let child = Child::Leaf(self.writer.node(leaf));
+        self.nodes.push(child.alias());
+        child
+    }
+
+    fn inner(&mut self, inner: Inner<L, I>) -> Child<L, I> {
+        self.nodes.reserve(1);
+        let spare = inner.spare_bytes();
+        let child = Child::Inner(self.writer.node(inner));
+        *self.writer.allocated += spare;
+        self.nodes.push(child.alias());
+        child
+    }
+}
+
+impl<const L: usize, const I: usize> Drop for Incomplete<'_, L, I> {
+    fn drop(&mut self) {
+        self.nodes.drain(..).for_each(|node| self.writer.retire(node));
+    }
 }
 
 impl<const L: usize, const I: usize> SortedIndex<L, I> {
@@ -146,51 +184,41 @@ impl<const L: usize, const I: usize> SortedIndex<L, I> {
 
     /// Adds `id`, whose `key` no other id in the index has, in **O(log n)**.
     ///
-    /// Allocates only where a node is split or is shared with a snapshot.
+    /// Allocates only where a node is split or is shared with a snapshot. If there is no memory for that, no id has been
+    /// added.
     pub(super) fn insert<K: Keys>(&mut self, versions: &Versions, keys: &K, key: &[u8], id: u32) {
-        let mut writer = Writer { versions, keys, allocated: self.allocated };
-        let mut root = match self.view.root.take() {
-            Some(root) => root,
-            None => {
-                self.height = 1;
-                self.view.len = 1;
-                self.view.root = Some(Child::Leaf(writer.node(Leaf::one(key, id))));
-                self.allocated = writer.allocated;
-                return;
+        let mut writer = Writer { versions, keys, allocated: &mut self.allocated };
+        if let Some(root) = &mut self.view.root {
+            while root.insert(&mut writer, key, id).is_err() {
+                // A root above it, which splits it.
+                *root = Child::Inner(writer.node(Inner::over(root.alias())));
+                self.height += 1;
             }
-        };
-        while let Err(full) = root.insert(&mut writer, key, id) {
-            let mut inner = Inner::over(root);
-            inner.split_child(&mut writer, 0, full);
-            root = Child::Inner(writer.node(inner));
-            self.height += 1;
+        } else {
+            self.view.root = Some(Child::Leaf(writer.node(Leaf::one(key, id))));
+            self.height = 1;
         }
-        self.view.root = Some(root);
         self.view.len += 1;
-        self.allocated = writer.allocated;
     }
 
-    /// Removes `id`, which is in the index with this `key`, in **O(log n)**. Asks for the keys of ids that stay, only.
+    /// Removes `id`, which is in the index with this `key`, in **O(log n)**. Asks for the keys of ids that stay, only. If there
+    /// is no memory for the copies of nodes that are shared with a snapshot, it has not been removed.
     pub(super) fn remove<K: Keys>(&mut self, versions: &Versions, keys: &K, key: &[u8], id: u32) {
-        let mut writer = Writer { versions, keys, allocated: self.allocated };
-        let Some(mut root) = self.view.root.take() else { return };
+        let mut writer = Writer { versions, keys, allocated: &mut self.allocated };
+        let Some(root) = &mut self.view.root else { return };
         root.remove(&mut writer, key, id);
         self.view.len -= 1;
-        self.view.root = loop {
-            let only = match &root {
-                Child::Inner(node) if node.get().len() == 1 => node.get().child(0).alias(),
-                _ if root.len() == 0 => {
-                    writer.retire(root);
-                    self.height = 0;
-                    break None;
-                }
-                _ => break Some(root),
-            };
-            writer.retire(root);
+        while let Child::Inner(node) = root
+            && node.get().len() == 1
+        {
+            let only = node.get().child(0).alias();
+            writer.retire(mem::replace(root, only));
             self.height -= 1;
-            root = only;
-        };
-        self.allocated = writer.allocated;
+        }
+        if root.len() == 0 {
+            self.view.root.take().into_iter().for_each(|root| writer.retire(root));
+            self.height = 0;
+        }
     }
 
     /// The index of `ids`, which are in the order of their keys, with nodes nine tenths full, in **O(n)**.
@@ -198,7 +226,8 @@ impl<const L: usize, const I: usize> SortedIndex<L, I> {
         let mut index = Self::new();
         let ids: Vec<u32> = ids.collect();
         index.view.len = ids.len();
-        let mut writer = Writer { versions, keys, allocated: 0 };
+        let writer = Writer { versions, keys: &(), allocated: &mut index.allocated };
+        let mut made = Incomplete { writer, nodes: Vec::new() };
 
         // A separator begins the key of the first id behind it.
         let bytes = |&(id, len): &(u32, usize)| &keys.key(id)[..len];
@@ -223,8 +252,7 @@ impl<const L: usize, const I: usize> SortedIndex<L, I> {
             if let Some(&(start, end)) = leaves.get(at + 1) {
                 ids[start..end].iter().for_each(|&id| keys.prefetch(id));
             }
-            let leaf = Leaf::of(keys, &ids[start..end], shared(&separators, at, at + 1));
-            level.push(Child::Leaf(writer.node(leaf)));
+            level.push(made.leaf(Leaf::of(keys, &ids[start..end], shared(&separators, at, at + 1))));
         }
         index.height = usize::from(!level.is_empty());
 
@@ -238,29 +266,24 @@ impl<const L: usize, const I: usize> SortedIndex<L, I> {
                     inner.push(bytes(separator), child);
                 }
                 inner.set_fenced(shared(&separators, start, end));
-                writer.allocated += inner.spare_bytes();
-                above.push(Child::Inner(writer.node(inner)));
+                above.push(made.inner(inner));
             }
             separators = portions[1..].iter().map(|&(start, _)| separators[start - 1]).collect();
             level = above;
             index.height += 1;
         }
+        // All of them are below the root.
+        made.nodes.clear();
+        drop(made);
         index.view.root = level.pop();
-        index.allocated = writer.allocated;
         index
     }
 
-    /// Removes all ids, in **O(n)**.
+    /// Removes all ids, in **O(n)**. Allocates nothing.
     pub(super) fn clear(&mut self, versions: &Versions) {
-        let mut writer = Writer { versions, keys: &(), allocated: self.allocated };
-        let mut rest: Vec<_> = self.view.root.take().into_iter().collect();
-        while let Some(child) = rest.pop() {
-            if let Child::Inner(node) = &child {
-                rest.extend(node.get().children.iter().flatten().map(Child::alias));
-            }
-            writer.retire(child);
-        }
-        debug_assert_eq!(writer.allocated, 0);
+        let mut writer = Writer { versions, keys: &(), allocated: &mut self.allocated };
+        self.view.root.take().into_iter().for_each(|root| writer.retire_all(root));
+        debug_assert_eq!(self.allocated, 0);
         *self = Self::new();
     }
 

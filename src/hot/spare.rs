@@ -48,15 +48,16 @@ pub(super) struct Block {
 
 // SAFETY: a block is owned bytes (invariant 1).
 unsafe impl Send for Block {}
+// SAFETY: a shared block tells where it is and how large, no more.
+unsafe impl Sync for Block {}
 
 impl Block {
-    /// Takes memory from the allocator. What is in it is not to be read before it is written.
-    pub(super) fn allocate(layout: Layout) -> Self {
+    /// Takes memory from the allocator, if there is any. What is in it is not to be read before it is written.
+    fn try_allocate(layout: Layout) -> Option<Self> {
         assert!(layout.size() > 0, "the allocator gives no memory without bytes");
         // SAFETY: the size is not zero.
         let start = unsafe { alloc::alloc(layout) };
-        let Some(start) = NonNull::new(start) else { alloc::handle_alloc_error(layout) };
-        Self { start, layout }
+        NonNull::new(start).map(|start| Self { start, layout })
     }
 
     /// # Safety
@@ -110,12 +111,17 @@ unsafe impl Send for List {}
 impl Spare {
     /// Returns the block of this layout that was given last, which is the likeliest to be in the cache, or a new one.
     pub(super) fn allocate(&self, layout: Layout) -> Block {
+        self.try_allocate(layout).unwrap_or_else(|| alloc::handle_alloc_error(layout))
+    }
+
+    /// The same, if there is memory for a new one.
+    pub(super) fn try_allocate(&self, layout: Layout) -> Option<Block> {
         let spare = match self.0.try_lock() {
             Ok(mut lists) => lists.take(layout),
             Err(TryLockError::Poisoned(lists)) => lists.into_inner().take(layout),
             Err(TryLockError::WouldBlock) => None,
         };
-        spare.unwrap_or_else(|| Block::allocate(layout))
+        spare.or_else(|| Block::try_allocate(layout))
     }
 
     /// Keeps a block, or frees it if there are enough; then one of those goes, too, if there are more than that.
@@ -188,15 +194,17 @@ impl Lists {
         {
             return [Some(block), self.take_surplus()];
         }
-        self.bytes += block.bytes();
-        match self.lists.iter_mut().find(|list| list.layout == layout) {
-            Some(list) => list.push(block),
+        let list = match self.lists.iter().position(|list| list.layout == layout) {
+            Some(list) => list,
+            // Who ends a snapshot is not to fail for this.
+            None if self.lists.try_reserve(1).is_err() => return [Some(block), None],
             None => {
-                let mut list = List { layout, first: None };
-                list.push(block);
-                self.lists.push(list);
+                self.lists.push(List { layout, first: None });
+                self.lists.len() - 1
             }
-        }
+        };
+        self.bytes += block.bytes();
+        self.lists[list].push(block);
         [None, None]
     }
 }
@@ -238,10 +246,14 @@ mod tests {
         Layout::from_size_align(bytes, 8).unwrap()
     }
 
+    fn block(bytes: usize) -> Block {
+        Block::try_allocate(layout(bytes)).unwrap()
+    }
+
     #[test]
     fn a_block_serves_again_within_the_limit_and_for_its_layout_only() {
         let spare = Spare::default();
-        spare.give(Block::allocate(layout(64)));
+        spare.give(block(64));
         assert_eq!(spare.bytes(), 0);
 
         spare.set_limit(200);
@@ -250,11 +262,11 @@ mod tests {
         blocks.into_iter().for_each(|block| spare.give(block));
         assert_eq!(spare.bytes(), 192);
         // Neither fits, and the third one has no room for what links them.
-        spare.give(Block::allocate(layout(64)));
-        spare.give(Block::allocate(layout(9)));
-        spare.give(Block::allocate(layout(7)));
+        spare.give(block(64));
+        spare.give(block(9));
+        spare.give(block(7));
         assert_eq!(spare.bytes(), 192);
-        spare.give(Block::allocate(layout(8)));
+        spare.give(block(8));
         assert_eq!(spare.bytes(), 200);
 
         let aligned = Layout::from_size_align(64, 16).unwrap();
@@ -272,14 +284,14 @@ mod tests {
     fn what_is_beyond_a_new_limit_goes_little_by_little() {
         let spare = Spare::default();
         spare.set_limit(64 * 100);
-        (0..100).map(|_| Block::allocate(layout(64))).for_each(|block| spare.give(block));
+        (0..100).map(|_| block(64)).for_each(|block| spare.give(block));
         spare.set_limit(64 * 10);
         assert_eq!(spare.bytes(), 64 * 84);
-        spare.give(Block::allocate(layout(64)));
+        spare.give(block(64));
         assert_eq!(spare.bytes(), 64 * 83);
         assert_eq!(spare.free(100), 128);
         for _ in 0..100 {
-            spare.give(Block::allocate(layout(64)));
+            spare.give(block(64));
         }
         assert_eq!(spare.bytes(), 64 * 10);
         spare.set_limit(0);

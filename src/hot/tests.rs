@@ -4,6 +4,11 @@
 #[allow(dead_code, reason = "some of it is for other tests of the public contract")]
 mod model;
 
+#[cfg(alloc_error_hook)]
+#[path = "../../tests/counting.rs"]
+#[allow(dead_code, reason = "some of it is for other tests")]
+mod counting;
+
 use std::collections::BTreeMap;
 use std::thread;
 
@@ -101,35 +106,56 @@ fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
+fn toggle(by: u8) -> impl Fn(&mut [u8]) {
+    move |value| value.iter_mut().for_each(|byte| *byte ^= by)
+}
+
+/// Does what an operation does to the store's entries, and returns how many it found.
+fn change(store: &mut HotStore, op: &Op) -> usize {
+    match *op {
+        Op::Put(i, len, byte) => store.put(&key(i), &vec![byte; len]).map(|()| 0),
+        Op::PutBytes(i, len, byte) => store.put_bytes(&key(i), vec![byte; len].into()).map(|()| 0),
+        Op::Delete(i) => store.delete(&key(i)).map(|()| 0),
+        Op::Modify(i, by) => store.modify(&key(i), &mut toggle(by)).map(usize::from),
+        Op::DeleteRange(start, end) => store.delete_range(&key(start)..&key(end)),
+        Op::Clear => {
+            store.clear();
+            Ok(0)
+        }
+        Op::Snapshot | Op::DropSnapshot(_) | Op::Restore(_) => Ok(0),
+    }
+    .unwrap()
+}
+
+/// The same, of a model.
+fn change_model(model: &mut Model, op: &Op) -> usize {
+    match *op {
+        Op::Put(i, len, byte) | Op::PutBytes(i, len, byte) => {
+            model.insert(key(i), vec![byte; len]);
+        }
+        Op::Delete(i) => {
+            model.remove(&key(i));
+        }
+        Op::Modify(i, by) => return model.get_mut(&key(i)).map(|value| toggle(by)(value)).is_some().into(),
+        Op::DeleteRange(start, end) => {
+            let (start, end, before) = (key(start), key(end), model.len());
+            model.retain(|key, _| *key < start || *key >= end);
+            return before - model.len();
+        }
+        Op::Clear => model.clear(),
+        Op::Snapshot | Op::DropSnapshot(_) | Op::Restore(_) => {}
+    }
+    0
+}
+
 /// Returns how many comparisons of snapshots found their notes.
 fn run(ops: Vec<Op>) -> usize {
     let mut noted = 0;
     let (mut store, mut model) = (HotStore::new(), Model::new());
     let mut held: Vec<(StateSnapshot, Model)> = Vec::new();
     for op in ops {
+        assert_eq!(change(&mut store, &op), change_model(&mut model, &op));
         match op {
-            Op::Put(i, len, byte) => {
-                store.put(&key(i), &vec![byte; len]).unwrap();
-                model.insert(key(i), vec![byte; len]);
-            }
-            Op::PutBytes(i, len, byte) => {
-                store.put_bytes(&key(i), vec![byte; len].into()).unwrap();
-                model.insert(key(i), vec![byte; len]);
-            }
-            Op::Delete(i) => {
-                store.delete(&key(i)).unwrap();
-                model.remove(&key(i));
-            }
-            Op::Modify(i, by) => {
-                let change = |value: &mut [u8]| value.iter_mut().for_each(|byte| *byte ^= by);
-                let found = store.modify(&key(i), &mut { change }).unwrap();
-                assert_eq!(found, model.get_mut(&key(i)).map(|value| change(value)).is_some());
-            }
-            Op::DeleteRange(start, end) => {
-                let (start, end, before) = (key(start), key(end), model.len());
-                model.retain(|key, _| *key < start || *key >= end);
-                assert_eq!(store.delete_range(&start..&end).unwrap(), before - model.len());
-            }
             Op::Snapshot => {
                 let new = (store.snapshot(), model.clone());
                 for held in held.iter().rev().take(3) {
@@ -147,11 +173,7 @@ fn run(ops: Vec<Op>) -> usize {
                 store.restore(snapshot.clone());
                 model.clone_from(then);
             }
-            Op::DropSnapshot(_) | Op::Restore(_) => {}
-            Op::Clear => {
-                store.clear();
-                model.clear();
-            }
+            _ => {}
         }
         store.validate();
         held.iter().for_each(|(snapshot, then)| assert_same(snapshot, then));
@@ -192,9 +214,8 @@ fn conforms_with_tiny_parts() {
     crate::conformance::check(HotStore::new);
 }
 
-/// Small enough for Miri.
-#[test]
-fn a_chosen_sequence() {
+/// Few enough for Miri.
+fn chosen_ops() -> Vec<Op> {
     let mut ops = Vec::new();
     for i in 0..if cfg!(miri) { 13 } else { 30_u16 } {
         ops.push(Op::Put(i * 7 % 60, usize::from(i) * 37 % 520, i as u8));
@@ -214,8 +235,13 @@ fn a_chosen_sequence() {
         Op::Clear,
         Op::Put(2, 2, 2),
     ]);
+    ops
+}
+
+#[test]
+fn a_chosen_sequence() {
     // The short one has too few entries for notes.
-    assert!(run(ops) > 0 || cfg!(miri));
+    assert!(run(chosen_ops()) > 0 || cfg!(miri));
 }
 
 /// Small enough for Miri: ids used again, values put back, records that move, notes that are lost and found.
@@ -417,4 +443,124 @@ fn a_budget_refuses_growth_and_nothing_else() {
 fn an_empty_store_takes_next_to_nothing() {
     let store = HotStore::new();
     assert_eq!(store.stats().total_bytes(), 0);
+}
+
+/// Every allocation of every operation fails, one at a time, in a way that unwinds, which takes a nightly compiler.
+#[cfg(alloc_error_hook)]
+mod failing_allocations {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    /// Does `f` until its allocations succeed: first none, then one, and so on. After each failure `is_done` may end it.
+    fn until_it_succeeds<R>(
+        store: &mut HotStore,
+        f: impl Fn(&mut HotStore) -> R,
+        mut is_done: impl FnMut(&HotStore) -> bool,
+    ) -> Option<R> {
+        for succeeding in 0.. {
+            counting::fail_after(succeeding);
+            let outcome = catch_unwind(AssertUnwindSafe(|| f(store)));
+            counting::fail_no_more();
+            store.validate();
+            match outcome {
+                Ok(result) => return Some(result),
+                Err(payload) => assert!(payload.is::<counting::NoMemory>()),
+            }
+            if is_done(store) {
+                break;
+            }
+        }
+        None
+    }
+
+    fn contents(store: &HotStore) -> Model {
+        store.prefix_scan(b"").map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
+    }
+
+    fn run(ops: &[Op]) {
+        let (mut store, mut model) = (HotStore::new(), Model::new());
+        let mut held: Vec<(StateSnapshot, Model)> = Vec::new();
+        for op in ops {
+            let mut after = model.clone();
+            match *op {
+                Op::Snapshot => {
+                    let new = until_it_succeeds(
+                        &mut store,
+                        |store| store.snapshot(),
+                        |store| {
+                            assert_eq!(contents(store), model);
+                            false
+                        },
+                    );
+                    let new = (new.unwrap(), model.clone());
+                    for held in held.iter().rev().take(3) {
+                        assert_differ(held, &new);
+                        assert_differ(&new, held);
+                    }
+                    held.push(new);
+                }
+                Op::DropSnapshot(which) if !held.is_empty() => {
+                    let (snapshot, _) = held.swap_remove(which % held.len());
+                    // Which does not unwind.
+                    counting::fail_after(which % 3);
+                    drop(snapshot);
+                    counting::fail_no_more();
+                    store.validate();
+                }
+                Op::Restore(which) if !held.is_empty() => {
+                    let (snapshot, then) = &held[which % held.len()];
+                    after.clone_from(then);
+                    until_it_succeeds(
+                        &mut store,
+                        |store| store.restore(snapshot.clone()),
+                        |store| {
+                            assert_eq!(contents(store), model);
+                            false
+                        },
+                    );
+                }
+                _ => {
+                    let expected = change_model(&mut after, op);
+                    let found = until_it_succeeds(
+                        &mut store,
+                        |store| change(store, op),
+                        |store| {
+                            let found = contents(store);
+                            // Of many entries some may be changed already; nothing else has.
+                            let is_one = |key| found.get(key) == model.get(key) || found.get(key) == after.get(key);
+                            assert!(model.keys().chain(after.keys()).chain(found.keys()).all(is_one), "{op:?}");
+                            found == after
+                        },
+                    );
+                    assert!(matches!(op, Op::DeleteRange(..)) || found.is_none_or(|found| found == expected));
+                }
+            }
+            model = after;
+            assert_eq!(contents(&store), model);
+            held.iter().for_each(|(snapshot, then)| assert_same(snapshot, then));
+        }
+        assert_same(&store.snapshot(), &model);
+    }
+
+    /// Small enough for Miri.
+    #[test]
+    fn leave_the_store_whole_in_a_chosen_sequence() {
+        counting::unwind_where_allocations_fail();
+        run(&chosen_ops());
+    }
+
+    proptest! {
+        #![proptest_config(cases(60))]
+
+        #[test]
+        #[cfg_attr(miri, ignore)]
+        fn leave_the_store_whole(ops in proptest::collection::vec(any_op(), 1..150)) {
+            counting::unwind_where_allocations_fail();
+            // Once before it is counted: the thread's buffers stay.
+            run(&ops);
+            let ((), allocated) = counting::allocated_by(|| run(&ops));
+            prop_assert_eq!(allocated.kept_bytes, 0);
+        }
+    }
 }

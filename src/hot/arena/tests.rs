@@ -36,22 +36,18 @@ impl Tested {
         Self { arena, versions, model: Model::new(), snapshots: Vec::new(), next_id: 0 }
     }
 
-    fn new_value<'a>(&self, value: &'a [u8], large: bool) -> NewValue<'a> {
-        if large {
-            NewValue::Large(Node::new(Bytes::copy_from_slice(value), &self.versions))
-        } else {
-            NewValue::Small(value)
-        }
+    fn new_value(value: &[u8], large: bool) -> NewValue<'_> {
+        if large { NewValue::Large(Bytes::copy_from_slice(value)) } else { NewValue::Small(value) }
     }
 
     fn append(&mut self, key: Vec<u8>, value: Vec<u8>, large: bool) {
         let id = self.next_id;
         self.next_id += 1;
-        let new = self.new_value(&value, large);
+        let new = Self::new_value(&value, large);
         let growth = self.arena.growth(key.len(), if large { 0 } else { value.len() });
         let open = self.arena.open;
         let location = self.arena.append(&self.versions, id, &key, new);
-        let grown = self.arena.chunk(self.arena.open.unwrap()).memory.bytes();
+        let grown = self.arena.chunk(self.arena.open.unwrap()).memory.get().bytes();
         // It counts a value as at least as long as a handle of one.
         let is_exact = large || value.len() >= UNIT;
         assert!(if self.arena.open == open {
@@ -114,16 +110,12 @@ impl Tested {
             }
             None if is_large => {
                 let new = vec![by; usize::from(by)];
-                let node = Node::new(Bytes::from(new.clone()), &self.versions);
-                match self.arena.replace_large(&self.versions, expected.location, node) {
+                match self.arena.replace_large(&self.versions, expected.location, Bytes::from(new.clone())) {
                     Ok(()) => {
                         assert!(!is_seen);
                         expected.value = new;
                     }
-                    Err(node) => {
-                        assert!(is_seen);
-                        node.retire(&self.versions);
-                    }
+                    Err(given_back) => assert!(is_seen && given_back == new),
                 }
             }
             None => assert!(is_seen, "nothing forbids the change"),
@@ -136,12 +128,14 @@ impl Tested {
             return;
         }
         let mut taken = Vec::new();
-        while let Some((location, len)) = (taken.len() < most).then(|| self.arena.next_to_empty()).flatten() {
-            assert_eq!(len, self.arena.record(location).units() * UNIT);
-            taken.push(location);
+        let Some(mut next) = self.arena.emptied_from() else { return };
+        while let Some((record, following)) = (taken.len() < most).then(|| self.arena.next_to_empty(next)).flatten() {
+            assert_eq!((record.len(), chunk_of(following)), (record.units() * UNIT, chunk_of(next)));
+            taken.push(next);
+            next = following;
         }
         if taken.is_empty() {
-            self.arena.free_emptied(&self.versions);
+            return self.arena.free_emptied(&self.versions);
         }
         for location in taken {
             let id = self.arena.record(location).id();
@@ -149,6 +143,7 @@ impl Tested {
                 expected.location = self.arena.relocate(&self.versions, location);
             }
         }
+        self.arena.emptied_to(next);
     }
 
     fn snapshot(&mut self) {
@@ -344,7 +339,7 @@ fn a_chunk_is_freed_when_nothing_in_it_lives() {
 fn clearing_lets_go_of_large_values() {
     let (mut arena, versions) = (Arena::new(TINY), Versions::new());
     let value = Bytes::from(vec![1; 100]);
-    let large = || NewValue::Large(Node::new(value.clone(), &versions));
+    let large = || NewValue::Large(value.clone());
     let mut live = Vec::new();
     for id in 0..30 {
         live.push(arena.append(&versions, id, b"key", if id % 3 == 0 { NewValue::Small(b"small") } else { large() }));

@@ -239,40 +239,39 @@ impl<const L: usize> Leaf<L> {
         places.min_by_key(|&at| (shared(at), at.abs_diff(middle))).unwrap_or(middle)
     }
 
-    pub(super) fn split_off(&mut self, at: usize) -> Self {
+    /// A leaf of the ids from `from` on.
+    pub(super) fn tail(&self, from: usize) -> Self {
         let len = self.len();
-        let mut right = Self { len: (len - at) as u16, ..*self };
-        right.heads.copy_within(at..len, 0);
-        right.heads[len - at..].fill(UNUSED);
-        right.ids.copy_within(at..len, 0);
-        right.shared.copy_within(at..len, 0);
-        right.turns.copy_within(at..len, 0);
-        self.heads[at..].fill(UNUSED);
-        self.len = at as u16;
-        right.last = self.last.saturating_sub(self.len);
-        right
+        let mut tail = Self { len: (len - from) as u16, last: self.last.saturating_sub(from as u16), ..*self };
+        tail.heads.copy_within(from..len, 0);
+        tail.heads[len - from..].fill(UNUSED);
+        tail.ids.copy_within(from..len, 0);
+        tail.shared.copy_within(from..len, 0);
+        tail.turns.copy_within(from..len, 0);
+        tail
     }
 
-    /// Takes over all that is in the leaf `right` of this one.
+    /// Forgets the ids from `len` on.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.heads[len..].fill(UNUSED);
+        self.len = len as u16;
+    }
+
+    /// Takes over all that is in the leaf `right` of this one. Neither is empty.
     pub(super) fn append(&mut self, keys: &impl Keys, right: &Self) {
-        let fenced = self.fenced.min(right.fenced);
-        if self.len == 0 {
-            *self = right.clone();
-        } else if let Some(&last) = right.ids().last() {
-            let (first, last) = (keys.key(self.ids[0]), keys.key(last));
-            let shared = common(first, last).min(usize::from(right.prefix));
-            self.lower(shared, first);
-            let mut right = right.clone();
-            right.lower(usize::from(self.prefix), last);
-            (right.shared[0], right.turns[0]) = turn(keys.key(self.ids[self.len() - 1]), keys.key(right.ids[0]));
-            let (from, to) = (self.len(), self.len() + right.len());
-            self.heads[from..to].copy_from_slice(&right.heads[..right.len()]);
-            self.ids[from..to].copy_from_slice(right.ids());
-            self.shared[from..to].copy_from_slice(&right.shared[..right.len()]);
-            self.turns[from..to].copy_from_slice(&right.turns[..right.len()]);
-            self.len = to as u16;
-        }
-        self.fenced = fenced;
+        let mut right = right.clone();
+        let (first, last) = (keys.key(self.ids[0]), keys.key(right.ids[right.len() - 1]));
+        let shared = common(first, last).min(usize::from(right.prefix));
+        self.lower(shared, first);
+        right.lower(usize::from(self.prefix), last);
+        (right.shared[0], right.turns[0]) = turn(keys.key(self.ids[self.len() - 1]), keys.key(right.ids[0]));
+        let (from, to) = (self.len(), self.len() + right.len());
+        self.heads[from..to].copy_from_slice(&right.heads[..right.len()]);
+        self.ids[from..to].copy_from_slice(right.ids());
+        self.shared[from..to].copy_from_slice(&right.shared[..right.len()]);
+        self.turns[from..to].copy_from_slice(&right.turns[..right.len()]);
+        self.len = to as u16;
+        self.fenced = self.fenced.min(right.fenced);
     }
 
     /// Learns that the separators around share at least `fenced` bytes, at a time when the leaf changed much.

@@ -38,7 +38,7 @@
 use std::cmp::Ordering;
 
 use super::leaf::Leaf;
-use super::{Keys, Node, Writer};
+use super::{Keys, Node, Versions, Writer};
 
 /// Four bytes of a key as a number.
 pub(super) type Head = u32;
@@ -234,55 +234,69 @@ impl<const L: usize, const I: usize> Inner<L, I> {
 
     pub(super) fn remove<K: Keys>(&mut self, writer: &mut Writer<'_, K>, key: &[u8], id: u32) {
         let at = self.rank(key, self.fenced);
+        if self.child(at).len() == 1 {
+            // It may be empty then, and where it was its neighbour's separators are others, which is not to fail.
+            self.own_edge(writer, at);
+        }
         self.child_mut(at).remove(writer, key, id);
         self.settle(writer, at);
     }
 
-    /// Splits a full child in two, to make room.
+    /// Splits a full child in two, to make room. If there is no memory for that, the tree has not changed.
     pub(super) fn split_child<K: Keys>(&mut self, writer: &mut Writer<'_, K>, at: usize, full: Full) {
         let left = at.checked_sub(1).map(|left| self.child(left).len());
         let right = (at + 1 < self.len()).then(|| self.child(at + 1).len());
         match self.child_mut(at) {
             Child::Leaf(node) => {
                 let leaf = node.make_mut(writer.versions);
-                let new = leaf.split_off(match split_point(L, full.at, leaf.last, left, right) {
+                let from = match split_point(L, full.at, leaf.last, left, right) {
                     middle if middle == L / 2 => leaf.border(),
                     behind_a_run => behind_a_run,
-                });
-                let last = writer.keys.key(leaf.ids[leaf.len() - 1]);
-                let separator = separator(last, writer.keys.key(new.ids[0]));
+                };
+                let separator = separator(writer.keys.key(leaf.ids[from - 1]), writer.keys.key(leaf.ids[from]));
+                let new = leaf.tail(from);
+                self.reserve(writer, separator.len());
                 let new = Child::Leaf(writer.node(new));
-                self.insert_child(writer, at, separator, new);
+                self.insert_child(at, separator, new);
+                self.child_mut(at).truncate(writer.versions, from);
             }
             Child::Inner(node) => {
                 let inner = node.make_mut(writer.versions);
-                let spare = inner.spare_bytes();
-                let (separator, new) = inner.split_off(split_point(I, full.at, inner.last, left, right));
-                writer.allocated = writer.allocated + inner.spare_bytes() + new.spare_bytes() - spare;
+                let from = split_point(I, full.at, inner.last, left, right);
+                let (separator, new) = (inner.separator(from - 1).to_vec(), inner.tail(from));
+                let spare = new.spare_bytes();
+                self.reserve(writer, separator.len());
                 let new = Child::Inner(writer.node(new));
-                self.insert_child(writer, at, &separator, new);
+                *writer.allocated += spare;
+                self.insert_child(at, &separator, new);
+                self.child_mut(at).truncate(writer.versions, from);
             }
         }
         self.fence_child(writer, at);
         self.fence_child(writer, at + 1);
     }
 
-    /// Joins the child `at` with a neighbour if both are small, as far as a deletion from it made that so.
+    /// Makes room for so many bytes of separators.
+    fn reserve<K>(&mut self, writer: &mut Writer<'_, K>, bytes: usize) {
+        let before = self.spare_bytes();
+        self.bytes.reserve(bytes);
+        *writer.allocated += self.spare_bytes() - before;
+    }
+
+    /// Joins the child `at` with a neighbour if both are small, or removes it if it is empty, as far as a deletion from it
+    /// made that so. Allocates nothing but what a join can do without.
     fn settle<K: Keys>(&mut self, writer: &mut Writer<'_, K>, at: usize) {
         let (len, capacity) = (self.child(at).len(), self.child(at).capacity());
+        if len == 0 {
+            return self.remove_empty(writer, at);
+        }
         if len > quarter(capacity) {
             return;
         }
         for left in [at.checked_sub(1), Some(at)].into_iter().flatten() {
-            if left + 1 < self.len() && (len == 0 || self.both(left) <= half(capacity)) {
-                return self.join(writer, left);
+            if left + 1 < self.len() && self.both(left) <= half(capacity) {
+                return self.join_if_possible(writer, left);
             }
-        }
-        if len == 0 {
-            // An only child. Without it this node is empty, which the parent settles.
-            let child = self.children[at].take().expect("children up to len are there");
-            self.len = 0;
-            writer.retire(child);
         }
     }
 
@@ -291,47 +305,59 @@ impl<const L: usize, const I: usize> Inner<L, I> {
         self.child(left).len() + self.child(left + 1).len()
     }
 
-    /// Moves all that is in the child behind `at` over to that.
+    /// Joins the child `at` with the next one, if there is memory for the copies that this takes.
+    fn join_if_possible<K: Keys>(&mut self, writer: &mut Writer<'_, K>, at: usize) {
+        let (separator, right) = (self.separator(at).len(), self.child(at + 1).alias());
+        if self.child_mut(at).own_seam(writer, separator, &right).is_some() {
+            self.join(writer, at);
+        }
+    }
+
+    /// Moves all that is in the child behind `at` over to that, whose [seam](Child::own_seam) with it is its own.
     fn join<K: Keys>(&mut self, writer: &mut Writer<'_, K>, at: usize) {
-        let (separator, right) = self.remove_child(at);
-        match (self.child_mut(at), &right) {
-            (Child::Leaf(left), Child::Leaf(right)) => left.make_mut(writer.versions).append(writer.keys, right.get()),
-            (Child::Inner(left), Child::Inner(right)) => {
+        let separator = self.start(at)..self.ends[at] as usize;
+        let right = self.child(at + 1).alias();
+        match (self.children[at].as_mut(), &right) {
+            (Some(Child::Leaf(left)), Child::Leaf(right)) => {
+                left.make_mut(writer.versions).append(writer.keys, right.get());
+            }
+            (Some(Child::Inner(left)), Child::Inner(right)) => {
                 let left = left.make_mut(writer.versions);
-                let right = right.get();
-                let (seam, spare) = (left.len(), left.spare_bytes());
-                left.append(&separator, right);
-                writer.allocated = writer.allocated + left.spare_bytes() - spare;
-                // The separator is only kept between children on both sides of it.
-                if seam == 0 {
-                    left.widen(writer, |_| 0);
-                } else if right.len == 0 {
-                    left.widen(writer, Self::separators);
-                }
+                let seam = left.len();
+                left.append(&self.bytes[separator], right.get());
                 // The children on both sides of the seam are neighbours now, and may be small.
-                if (1..left.len()).contains(&seam) && left.both(seam - 1) <= half(left.child(seam).capacity()) {
+                if left.both(seam - 1) <= half(left.child(seam).capacity()) {
                     left.join(writer, seam - 1);
                 }
             }
             _ => unreachable!("children are all leaves or all inner nodes"),
         }
+        self.take_child(at + 1);
         writer.retire(right);
         self.fence_child(writer, at);
     }
 
-    /// Tells what is at one edge of this node that the separator there is a different one, further out.
-    fn widen<K: Keys>(&mut self, writer: &Writer<'_, K>, edge: fn(&Self) -> usize) {
-        let fenced = self.fenced;
-        match self.child_mut(edge(self)) {
-            Child::Leaf(node) => {
-                let leaf = node.make_mut(writer.versions);
-                leaf.fenced = leaf.fenced.min(fenced);
-            }
-            Child::Inner(node) => {
-                let inner = node.make_mut(writer.versions);
-                inner.set_fenced(inner.fenced.min(fenced));
-                inner.widen(writer, edge);
-            }
+    /// Makes sure that what is beside the child `at` can be told that it has another separator there.
+    fn own_edge<K>(&mut self, writer: &Writer<'_, K>, at: usize) {
+        match at.checked_sub(1) {
+            Some(left) => self.child_mut(left).own_edge(writer.versions, Self::separators),
+            None if self.len() > 1 => self.child_mut(1).own_edge(writer.versions, |_| 0),
+            None => {}
+        }
+    }
+
+    /// Removes the child `at`, which is empty.
+    fn remove_empty<K: Keys>(&mut self, writer: &mut Writer<'_, K>, at: usize) {
+        let empty = self.take_child(at);
+        let fenced = empty.fenced();
+        writer.retire(empty);
+        let (beside, edge): (_, fn(&Self) -> usize) = match at.checked_sub(1) {
+            Some(left) => (left, Self::separators),
+            None => (0, |_| 0),
+        };
+        if beside < self.len() {
+            self.child_mut(beside).widen(writer.versions, fenced, edge);
+            self.fence_child(writer, beside);
         }
     }
 
@@ -358,9 +384,8 @@ impl<const L: usize, const I: usize> Inner<L, I> {
         self.rehead();
     }
 
-    /// Inserts a child behind the one `at`, and the separator between them.
-    fn insert_child<K>(&mut self, writer: &mut Writer<'_, K>, at: usize, separator: &[u8], child: Child<L, I>) {
-        let spare = self.spare_bytes();
+    /// Inserts a child behind the one `at`, and the separator between them, for which there is [room](Self::reserve).
+    fn insert_child(&mut self, at: usize, separator: &[u8], child: Child<L, I>) {
         let start = self.start(at);
         self.bytes.extend_from_slice(separator);
         self.bytes[start..].rotate_right(separator.len());
@@ -373,7 +398,6 @@ impl<const L: usize, const I: usize> Inner<L, I> {
         self.children[at + 1] = Some(child);
         self.len += 1;
         self.last = at as u16 + 1;
-        writer.allocated = writer.allocated + self.spare_bytes() - spare;
         self.rehead();
     }
 
@@ -385,50 +409,56 @@ impl<const L: usize, const I: usize> Inner<L, I> {
         self.len += 1;
     }
 
-    /// Removes the child behind the one `at`, and the separator between them.
-    fn remove_child(&mut self, at: usize) -> (Vec<u8>, Child<L, I>) {
-        let (start, end) = (self.start(at), self.ends[at] as usize);
-        let separator = self.bytes.drain(start..end).collect();
+    /// Removes the child `at`, and the separator in front of it, or behind the first one.
+    fn take_child(&mut self, at: usize) -> Child<L, I> {
         let separators = self.separators();
-        self.ends[at..separators].rotate_left(1);
-        for later in &mut self.ends[at..separators - 1] {
-            *later -= (end - start) as u32;
+        if separators > 0 {
+            let gone = at.saturating_sub(1);
+            let (start, end) = (self.start(gone), self.ends[gone] as usize);
+            self.bytes.drain(start..end);
+            self.ends[gone..separators].rotate_left(1);
+            for later in &mut self.ends[gone..separators - 1] {
+                *later -= (end - start) as u32;
+            }
         }
-        let child = self.children[at + 1].take().expect("children up to len are there");
-        self.children[at + 1..=separators].rotate_left(1);
+        let child = self.children[at].take().expect("children up to len are there");
+        self.children[at..=separators].rotate_left(1);
         self.len -= 1;
         self.rehead();
-        (separator, child)
+        child
     }
 
-    /// Splits into children before `at` and from there on, and the separator between them.
-    fn split_off(&mut self, at: usize) -> (Vec<u8>, Self) {
-        let len = self.len();
-        let (start, end) = (self.start(at - 1), self.ends[at - 1] as usize);
-        let bytes = self.bytes.split_off(end);
-        let separator = self.bytes.split_off(start);
-        let mut right = Self { children: [const { None }; I], bytes, len: (len - at) as u16, ..*self };
-        right.children[..len - at].swap_with_slice(&mut self.children[at..len]);
-        right.ends.copy_within(at..len - 1, 0);
-        for later in &mut right.ends[..len - at - 1] {
-            *later -= end as u32;
+    /// A node of the children from `from` on.
+    fn tail(&self, from: usize) -> Self {
+        let (count, end) = (self.len() - from, self.ends[from - 1]);
+        let mut tail = Self { children: [const { None }; I], bytes: self.bytes[end as usize..].to_vec(), ..*self };
+        for (to, child) in tail.children.iter_mut().zip(self.children[from..].iter().flatten()) {
+            *to = Some(child.alias());
         }
-        self.len = at as u16;
-        right.last = self.last.saturating_sub(self.len);
+        tail.ends.copy_within(from..self.separators(), 0);
+        for later in &mut tail.ends[..count - 1] {
+            *later -= end;
+        }
+        tail.len = count as u16;
+        tail.last = self.last.saturating_sub(from as u16);
+        tail.rehead();
+        tail
+    }
+
+    /// Forgets the children from `len` on, and the separator in front of them.
+    fn truncate(&mut self, len: usize) {
+        self.bytes.truncate(self.start(len - 1));
+        self.children[len..].fill_with(|| None);
+        self.len = len as u16;
         self.rehead();
-        right.rehead();
-        (separator, right)
     }
 
-    /// Takes over all that is in the node `right` of this one, behind `separator`.
+    /// Takes over all that is in the node `right` of this one, behind `separator`. There is room for the bytes.
     fn append(&mut self, separator: &[u8], right: &Self) {
-        if self.len > 0 && right.len > 0 {
-            self.bytes.extend_from_slice(separator);
-            self.ends[self.len() - 1] = self.bytes.len() as u32;
-        }
-        let offset = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(separator);
+        let (len, offset) = (self.len(), self.bytes.len() as u32);
+        self.ends[len - 1] = offset;
         self.bytes.extend_from_slice(&right.bytes);
-        let len = self.len();
         for (to, from) in self.ends[len..].iter_mut().zip(&right.ends[..right.separators()]) {
             *to = offset + from;
         }
@@ -458,13 +488,24 @@ impl<const L: usize, const I: usize> Inner<L, I> {
     }
 }
 
-impl<const L: usize, const I: usize> Clone for Inner<L, I> {
-    fn clone(&self) -> Self {
-        // As much room as before, so that what the tree counts as allocated stays true.
-        let mut bytes = Vec::with_capacity(self.bytes.capacity());
+impl<const L: usize, const I: usize> Inner<L, I> {
+    /// A copy, if there is memory for its bytes: as much as before, so that what the tree counts as allocated stays true.
+    fn try_clone(&self) -> Option<Self> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(self.bytes.capacity()).ok()?;
+        Some(self.clone_with(bytes))
+    }
+
+    fn clone_with(&self, mut bytes: Vec<u8>) -> Self {
         bytes.extend_from_slice(&self.bytes);
         let children = std::array::from_fn(|at| self.children[at].as_ref().map(Child::alias));
         Self { children, bytes, ..*self }
+    }
+}
+
+impl<const L: usize, const I: usize> Clone for Inner<L, I> {
+    fn clone(&self) -> Self {
+        self.clone_with(Vec::with_capacity(self.bytes.capacity()))
     }
 }
 
@@ -508,6 +549,73 @@ impl<const L: usize, const I: usize> Child<L, I> {
                 node.make_mut(writer.versions).remove(key, id);
             }
             Self::Inner(node) => node.make_mut(writer.versions).remove(writer, key, id),
+        }
+    }
+
+    fn fenced(&self) -> u16 {
+        match self {
+            Self::Leaf(node) => node.get().fenced,
+            Self::Inner(node) => node.get().fenced,
+        }
+    }
+
+    /// Forgets what is in the node from `len` on.
+    fn truncate(&mut self, versions: &Versions, len: usize) {
+        match self {
+            Self::Leaf(node) => node.make_mut(versions).truncate(len),
+            Self::Inner(node) => node.make_mut(versions).truncate(len),
+        }
+    }
+
+    /// Makes sure that this node can take over all that is in the one `right` of it, behind a separator of so many bytes, and
+    /// so can what becomes a neighbour by that: all are copies that no snapshot sees, with room for the bytes. `None` if there
+    /// is no memory for that; the tree has not changed then.
+    fn own_seam<K>(&mut self, writer: &mut Writer<'_, K>, separator: usize, right: &Self) -> Option<()> {
+        match (self, right) {
+            (Self::Leaf(left), Self::Leaf(_)) => {
+                left.try_make_mut(writer.versions, |leaf| Some(leaf.clone()))?;
+            }
+            (Self::Inner(left), Self::Inner(right)) => {
+                let left = left.try_make_mut(writer.versions, Inner::try_clone)?;
+                let before = left.spare_bytes();
+                left.bytes.try_reserve(separator + right.get().bytes.len()).ok()?;
+                *writer.allocated += left.spare_bytes() - before;
+                let (last, first) = (left.separators(), right.get().child(0));
+                if left.child(last).len() + first.len() <= half(first.capacity()) {
+                    left.child_mut(last).own_seam(writer, separator, first)?;
+                }
+            }
+            _ => unreachable!("children are all leaves or all inner nodes"),
+        }
+        Some(())
+    }
+
+    /// Makes sure that [`widen`](Self::widen) copies nothing.
+    fn own_edge(&mut self, versions: &Versions, edge: fn(&Inner<L, I>) -> usize) {
+        match self {
+            Self::Leaf(node) => {
+                node.make_mut(versions);
+            }
+            Self::Inner(node) => {
+                let inner = node.make_mut(versions);
+                inner.child_mut(edge(inner)).own_edge(versions, edge);
+            }
+        }
+    }
+
+    /// Tells what is at one edge of this node that the separator there is a different one, further out: behind a node whose
+    /// separators shared `fenced` bytes.
+    fn widen(&mut self, versions: &Versions, fenced: u16, edge: fn(&Inner<L, I>) -> usize) {
+        match self {
+            Self::Leaf(node) => {
+                let leaf = node.make_mut(versions);
+                leaf.fenced = leaf.fenced.min(fenced);
+            }
+            Self::Inner(node) => {
+                let inner = node.make_mut(versions);
+                inner.set_fenced(inner.fenced.min(fenced));
+                inner.child_mut(edge(inner)).widen(versions, fenced, edge);
+            }
         }
     }
 }

@@ -347,7 +347,7 @@ fn bytes_per_entry(count: u64, order: impl Iterator<Item = usize>) -> f64 {
 
 #[test]
 fn leaves_are_well_filled_in_every_order() {
-    // 11 bytes an entry and 32 a leaf, 13 at nine tenths; an inner node takes some 30 bytes a child.
+    // 11 bytes an entry and 48 a leaf, 13 at nine tenths; an inner node takes some 30 bytes a child.
     let count = 20_000;
     let many = count as usize;
     assert!(bytes_per_entry(count, 0..many) < 14.0);
@@ -356,7 +356,7 @@ fn leaves_are_well_filled_in_every_order() {
     // Ten runs at once, each ascending or descending in the middle of the tree.
     let runs = move |at: usize| at % 10 * (many / 10) + at / 10;
     assert!(bytes_per_entry(count, (0..many).map(runs)) < 16.0);
-    assert!(bytes_per_entry(count, (0..many).rev().map(runs)) < 16.0);
+    assert!(bytes_per_entry(count, (0..many).rev().map(runs)) < 16.5);
 }
 
 #[test]

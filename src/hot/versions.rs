@@ -33,8 +33,8 @@
 //!
 //! 1. `newest` is the epoch of the newest live snapshot, 0 without one; it only changes under the lock.
 //! 2. `live` holds every live snapshot once, in ascending order of epochs, and every epoch in it is below `now`.
-//! 3. What is on a snapshot's list was made in or before its epoch and retired after it, and no younger live snapshot
-//!    sees it.
+//! 3. What is on a snapshot's lists was made in or before its epoch and retired after it, and no younger live snapshot
+//!    sees it. On its `own` list is what no older one sees, either.
 //! 4. What a live snapshot sees is neither changed nor freed, but for the link in a node's header.
 //! 5. A node is on one list at most, once it is retired, and then whoever has the list, by the lock or alone, has its link.
 
@@ -50,8 +50,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::prefetch_all;
 use super::spare::{Block, Spare};
+use super::{prefetch, prefetch_all};
 
 /// A point in a store's time: 1 before its first snapshot, and one more after each.
 pub(super) type Epoch = u64;
@@ -83,7 +83,10 @@ struct Registry {
 
 struct Live {
     epoch: Epoch,
-    garbage: List,
+    /// What no older snapshot sees.
+    own: List,
+    /// What an older one may see.
+    shared: List,
 }
 
 /// What every node starts with.
@@ -105,46 +108,75 @@ struct Kind {
     drop: unsafe fn(NonNull<Header>, Option<&Registry>),
 }
 
-/// Retired nodes that snapshots still see, linked through their headers: to let go of a node allocates nothing. Dropping the
-/// list drops what is in the nodes and frees them.
-///
-/// They are kept by address and not as boxes, which would claim to be the only way to what snapshots still read.
+/// Nodes linked through their headers, from the first to the last.
 #[derive(Default)]
-struct List(Option<Ends>);
+struct Chain(Option<(NonNull<Header>, NonNull<Header>)>);
 
-struct Ends {
-    first: NonNull<Header>,
-    last: NonNull<Header>,
-}
+// SAFETY: what is in a node is `Send` (see `Node::new`), and a chain has its nodes' links to itself (invariant 5).
+unsafe impl Send for Chain {}
 
-// SAFETY: what is in a node is `Send` (see `Node::new`), and a list has its nodes' links to itself (invariant 5).
-unsafe impl Send for List {}
-
-impl List {
-    fn push(&mut self, node: NonNull<Header>) {
-        self.append(Self(Some(Ends { first: node, last: node })));
-    }
-
+impl Chain {
     fn pop(&mut self) -> Option<NonNull<Header>> {
-        let Ends { first, last } = self.0.take()?;
-        // SAFETY: the node is on this list, which has its link (invariant 5).
+        let (first, last) = self.0.take()?;
+        // SAFETY: the node is in this chain, which has its link (invariant 5).
         let next = unsafe { (*first.as_ref().next.get()).take() };
-        self.0 = next.map(|next| Ends { first: next, last });
+        self.0 = next.map(|next| (next, last));
+        if let Some(next) = next {
+            prefetch(next.as_ptr());
+        }
         Some(first)
     }
 
-    /// Puts another list in front of this one.
-    fn append(&mut self, mut other: Self) {
-        let Some(Ends { first, last }) = other.0.take() else { return };
-        let end = match self.0.take() {
-            Some(own) => {
-                // SAFETY: the node is on the other list, which had its link and is this one's now (invariant 5).
-                unsafe { *last.as_ref().next.get() = Some(own.first) };
-                own.last
+    /// Puts the nodes of another chain in front.
+    fn prepend(&mut self, other: Self) {
+        let Some((first, last)) = other.0 else { return };
+        let end = match self.0 {
+            Some((own, end)) => {
+                // SAFETY: the node is in the other chain, which had its link and is this one's now (invariant 5).
+                unsafe { *last.as_ref().next.get() = Some(own) };
+                end
             }
             None => last,
         };
-        self.0 = Some(Ends { first, last: end });
+        self.0 = Some((first, end));
+    }
+}
+
+/// Retired nodes that snapshots still see. To let go of one allocates nothing. Dropping the list drops what is in the nodes and
+/// frees them.
+///
+/// They are kept by address and not as boxes, which would claim to be the only way to what snapshots still read. They are taken
+/// from several chains in turns: so the headers of the next ones, which are in no cache by then, come together.
+#[derive(Default)]
+struct List {
+    chains: [Chain; 4],
+    /// The chain that was pushed to last.
+    turn: usize,
+    /// No node was born later.
+    youngest: Epoch,
+}
+
+impl List {
+    fn push(&mut self, node: NonNull<Header>, born: Epoch) {
+        self.youngest = self.youngest.max(born);
+        self.turn = (self.turn + 1) % self.chains.len();
+        self.chains[self.turn].prepend(Chain(Some((node, node))));
+    }
+
+    fn pop(&mut self) -> Option<NonNull<Header>> {
+        let count = self.chains.len();
+        (0..count).find_map(|_| {
+            let node = self.chains[self.turn].pop();
+            self.turn = (self.turn + count - 1) % count;
+            node
+        })
+    }
+
+    fn append(&mut self, mut other: Self) {
+        self.youngest = self.youngest.max(other.youngest);
+        for (chain, other) in self.chains.iter_mut().zip(&mut other.chains) {
+            chain.prepend(mem::take(other));
+        }
     }
 }
 
@@ -217,11 +249,14 @@ impl Versions {
         if self.is_seen(born) {
             let mut live = self.registry.lock();
             // The newest may have gone since; then an older one, if any, is the newest.
-            if let Some(newest) = live.last_mut().filter(|newest| born <= newest.epoch) {
+            let mut from_newest = live.iter_mut().rev();
+            if let Some(newest) = from_newest.next().filter(|newest| born <= newest.epoch) {
                 // SAFETY: the node is of its kind, and there.
                 let bytes = unsafe { (node.as_ref().kind.bytes)(node) };
                 self.registry.pinned_bytes.fetch_add(bytes, Ordering::Relaxed);
-                newest.garbage.push(node);
+                let is_shared = from_newest.next().is_some_and(|older| born <= older.epoch);
+                let list = if is_shared { &mut newest.shared } else { &mut newest.own };
+                list.push(node, born);
                 return;
             }
         }
@@ -258,7 +293,7 @@ impl Versions {
     pub(super) fn freeze(&self) -> Claim {
         let epoch = self.now.get();
         let mut live = self.registry.lock();
-        live.push(Live { epoch, garbage: List::default() });
+        live.push(Live { epoch, own: List::default(), shared: List::default() });
         self.registry.newest.store(epoch, Ordering::Release);
         drop(live);
         self.now.set(epoch + 1);
@@ -299,11 +334,12 @@ impl Registry {
         let mut seen = List::default();
         while let Some(node) = garbage.pop() {
             // SAFETY: a node on a list is there.
-            if is_unseen(unsafe { node.as_ref() }.born) {
+            let born = unsafe { node.as_ref() }.born;
+            if is_unseen(born) {
                 // SAFETY: the node is off its list, and no snapshot sees it.
                 unsafe { self.recover(node) };
             } else {
-                seen.push(node);
+                seen.push(node, born);
             }
         }
         seen
@@ -339,24 +375,23 @@ impl Drop for Claim {
     fn drop(&mut self) {
         let mut live = self.registry.lock();
         let Ok(place) = live.binary_search_by_key(&self.epoch, |live| live.epoch) else { return };
-        let Live { mut garbage, .. } = live.remove(place);
+        let Live { own, mut shared, .. } = live.remove(place);
         self.registry.newest.store(live.last().map_or(0, |newest| newest.epoch), Ordering::Release);
         // Lists are sorted and things freed without the lock, so that the writer does not wait for it. Meanwhile nothing is
         // freed that an older snapshot sees, and the older one may go, too; then the next older one is asked.
-        let mut sorted_for = None;
         while let Some(older) = live[..].iter_mut().rfind(|live| live.epoch < self.epoch) {
-            if sorted_for == Some(older.epoch) {
-                older.garbage.append(mem::take(&mut garbage));
+            if shared.youngest <= older.epoch {
+                older.shared.append(mem::take(&mut shared));
                 break;
             }
             let epoch = older.epoch;
             drop(live);
-            garbage = self.registry.free(garbage, |born| born > epoch);
-            sorted_for = Some(epoch);
+            shared = self.registry.free(shared, |born| born > epoch);
             live = self.registry.lock();
         }
         drop(live);
-        self.registry.free(garbage, |_| true);
+        self.registry.free(own, |_| true);
+        self.registry.free(shared, |_| true);
     }
 }
 

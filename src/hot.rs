@@ -149,6 +149,10 @@ fn prefetch_all(start: *const u8, bytes: usize) {
 /// allocation that fails ends the process by an abort, as is Rust's default. Nothing of a store outlives that, but images
 /// that were written before do. So set a budget some way below the limit, or have checkpoints.
 ///
+/// Where such an allocation unwinds, as one does under a nightly compiler's `alloc_error_hook` that panics, a call has changed
+/// nothing or all that it was to change ([`put_many`](StateStore::put_many) and [`delete_range`](StateStore::delete_range) that of
+/// some entries), and the store goes on.
+///
 /// # Panics
 ///
 /// Panics do not harm a store: not one of a closure, nor one of a destructor that came with a value ([`Bytes::from_owner`]).

@@ -357,10 +357,10 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
         if let Some(seat) = self.seat_of(hash, old) {
             // SAFETY: as in `bucket`, and the index is borrowed exclusively.
             unsafe { &mut *self.address_of(&seat.place, seat.displacement) }.set_location(seat.slot, new);
-        } else if self.spilled.remove(&(hash, old)) {
-            self.spilled.insert((hash, new));
         } else {
-            debug_assert!(false, "location {old:#x} is not there to be replaced");
+            debug_assert!(self.spilled.contains(&(hash, old)), "location {old:#x} is not there to be replaced");
+            self.spilled.insert((hash, new));
+            self.spilled.remove(&(hash, old));
         }
     }
 

@@ -161,6 +161,24 @@ fn a_destructor_that_panics_leaves_the_store_whole() {
     }
 }
 
+#[test]
+fn letting_go_of_a_store_allocates_nothing() {
+    for (kind, make) in stores() {
+        for is_dropped in [false, true] {
+            let mut store = make();
+            let mut held = Vec::new();
+            for round in 0..5_u8 {
+                (0..200_u8).for_each(|i| store.put(&[i], &vec![round; usize::from(i) * 4]).unwrap());
+                held.push(store.snapshot());
+            }
+            held.truncate(2);
+            let ((), allocated) = allocated_by(|| if is_dropped { drop(store) } else { store.clear() });
+            // The map of the one is shared, so that it gets another.
+            assert_eq!(allocated.calls, usize::from(kind == "InMemoryStore" && !is_dropped), "{kind}, {is_dropped}");
+        }
+    }
+}
+
 /// What a closure, an iterator or a reader of the caller's does in the middle of an operation.
 type Step = fn(&mut dyn StateStore, &Fuse);
 

@@ -327,6 +327,8 @@ unsafe fn address(base: NonNull<u8>, unit: usize) -> NonNull<u8> {
 }
 
 /// All chunks of a store, as its writer has them.
+///
+/// It must be [cleared](Self::clear) before it is dropped, or its chunks are never freed.
 pub(super) struct Arena {
     sizes: ChunkSizes,
     /// `None` where a chunk is gone and its place is free.

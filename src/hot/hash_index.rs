@@ -524,6 +524,7 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
         let larger = Self::of_one(&larger, Segment { len: len - homeless.len() as u16, depth });
         let (spilled, len) = (mem::take(&mut self.spilled), self.len);
         *self = Self { spilled, len, ..larger };
+        // Nothing, where hashes are random.
         self.spilled.extend(homeless);
     }
 

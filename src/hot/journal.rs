@@ -38,7 +38,7 @@
 //! 1. The parts are those of consecutive epochs, in order, up to that of the snapshot taken last.
 //! 2. A part, and `notes` unless they are `lost`, has a note for each time that an entry got or lost a record in its epoch
 //!    while a snapshot was alive all along, in order.
-//! 3. `parts_bytes` is what the parts take; `notes` hold at most `limit` notes, and so do all parts together.
+//! 3. `parts_bytes` is what the parts take, unless notes are `lost`; `notes` hold at most `limit` notes, and so do all parts together.
 //! 4. `spent` are blocks of `LARGEST` notes that nobody asks for any more. While there are any, none is allocated.
 
 use std::mem;
@@ -185,30 +185,25 @@ impl Journal {
         self.forget();
     }
 
-    /// The same, and frees all that there is at once.
+    /// The same, and frees all that there is at once. Allocates nothing.
     pub(super) fn clear(&mut self) {
-        self.lose();
-        self.spent = Vec::new();
+        *self = Self { lost: true, ..Self::default() };
     }
 
     #[cold]
     fn forget(&mut self) {
+        self.parts_bytes = 0;
         self.spend_parts(self.parts.len());
         let notes = mem::take(&mut self.notes);
-        self.spend(notes);
-        self.parts_bytes = 0;
+        spend(&mut self.spent, notes);
         self.free_spent(0);
     }
 
     /// Lets go of the oldest parts.
     fn spend_parts(&mut self, count: usize) {
-        let parts: Vec<_> = self.parts.drain(..count).collect();
         // Who keeps a part for a snapshot frees it.
-        parts.into_iter().filter_map(Arc::into_inner).for_each(|part| self.spend(part.notes));
-    }
-
-    fn spend(&mut self, notes: Notes) {
-        self.spent.extend(notes.blocks.into_iter().filter(|block| block.capacity() == Notes::LARGEST));
+        let parts = self.parts.drain(..count).filter_map(Arc::into_inner);
+        parts.for_each(|part| spend(&mut self.spent, part.notes));
     }
 
     /// Frees some of the spent blocks, down to so many.
@@ -225,6 +220,7 @@ impl Journal {
     pub(super) fn freeze(&mut self, oldest: Option<Epoch>, epoch: Epoch, entries: usize) -> Box<[Arc<Part>]> {
         // Which they are if there is no memory for what follows.
         let lost = mem::replace(&mut self.lost, true);
+        self.parts_bytes = 0;
         let notes = mem::take(&mut self.notes);
         let blocks = notes.blocks.len();
         let limit = entries / 8 + sizes::JOURNAL;
@@ -242,7 +238,7 @@ impl Journal {
             }
             _ => {
                 self.spend_parts(self.parts.len());
-                self.spend(notes);
+                spend(&mut self.spent, notes);
             }
         }
         self.lost = false;
@@ -258,6 +254,11 @@ impl Journal {
         let spent = self.spent.len() * Notes::LARGEST * size_of::<Packed>();
         self.notes.allocated_bytes() + self.parts_bytes + spent
     }
+}
+
+/// Keeps the memory of these notes for other ones.
+fn spend(spent: &mut Vec<Vec<Packed>>, notes: Notes) {
+    spent.extend(notes.blocks.into_iter().filter(|block| block.capacity() == Notes::LARGEST));
 }
 
 /// What was noted between two snapshots.

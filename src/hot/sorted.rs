@@ -208,10 +208,11 @@ impl<const L: usize, const I: usize> SortedIndex<L, I> {
         let Some(root) = &mut self.view.root else { return };
         root.remove(&mut writer, key, id);
         self.view.len -= 1;
-        while let Child::Inner(node) = root
-            && node.get().len() == 1
-        {
-            let only = node.get().child(0).alias();
+        loop {
+            let only = match root {
+                Child::Inner(node) if node.get().len() == 1 => node.get().child(0).alias(),
+                _ => break,
+            };
             writer.retire(mem::replace(root, only));
             self.height -= 1;
         }

@@ -7,7 +7,7 @@ mod model;
 #[cfg(alloc_error_hook)]
 #[path = "../../tests/counting.rs"]
 #[allow(dead_code, reason = "some of it is for other tests")]
-mod counting;
+pub(super) mod counting;
 
 use std::collections::BTreeMap;
 use std::thread;

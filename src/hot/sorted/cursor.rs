@@ -27,7 +27,8 @@ use super::node::{Child, Cut, Inner};
 use crate::store::prefix_end;
 
 /// More levels than a tree can have: two neighbours hold at least 17 children together, so that each level has several
-/// times the nodes of the one above, and there are less than 2^32 ids.
+/// times the nodes of the one above, and there are less than 2^32 ids. (Where there was no memory for joins they may hold less,
+/// but a level is only ever added above a full root.)
 const MAX_DEPTH: usize = 24;
 
 /// A cut that may own its key.

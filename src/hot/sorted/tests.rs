@@ -480,3 +480,58 @@ fn an_empty_index() {
     pair.check_snapshots();
     pair.end();
 }
+
+/// As in the tests of the whole store, in trees that are higher.
+#[test]
+#[cfg(alloc_error_hook)]
+#[cfg_attr(miri, ignore)]
+fn failing_allocations_leave_the_tree_whole() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use crate::hot::tests::counting;
+
+    counting::unwind_where_allocations_fail();
+    let count = 300;
+    let keys: Vec<_> = (0..count).map(|i| format!("group {}/{i}", i % 7).into_bytes()).collect();
+    let mut pair = Pair::<3, 3>::new(keys);
+    let (mut failures, mut height) = (0, 0);
+    let orders: [Vec<usize>; 3] = [shuffled(count).collect(), (0..count).collect(), (0..count).rev().collect()];
+    for order in orders {
+        for (step, &at) in order.iter().chain(&order).enumerate() {
+            if step % 10 == 0 {
+                pair.freeze();
+                pair.snapshots.drain(..pair.snapshots.len().saturating_sub(3));
+            }
+            let (keys, id) = (Arc::clone(&pair.keys), at as u32);
+            let key = &keys[at];
+            for succeeding in 0.. {
+                counting::fail_after(succeeding);
+                let done = catch_unwind(AssertUnwindSafe(|| {
+                    let Pair { index, versions, .. } = &mut pair;
+                    if step < count {
+                        index.insert(versions, &*keys, key, id)
+                    } else {
+                        index.remove(versions, &*keys, key, id)
+                    }
+                }));
+                counting::fail_no_more();
+                pair.index.validate(&*keys);
+                height = height.max(pair.index.height);
+                if done.is_ok() {
+                    break;
+                }
+                failures += 1;
+                pair.check();
+            }
+            if step < count {
+                drop(pair.model.insert(key.clone(), id))
+            } else {
+                drop(pair.model.remove(key))
+            }
+            pair.check();
+        }
+        pair.check_snapshots();
+    }
+    assert!(height >= 6 && failures > 1000, "{height}, {failures}");
+    pair.end();
+}

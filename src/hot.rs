@@ -544,8 +544,7 @@ impl HotStore {
                 }
             }
             for &(location, id, hash) in &batch[..live] {
-                arena.emptied_to(location);
-                // What can fail comes first.
+                // What can fail comes first. Then those before are dead, and found so when the rest is gone through again.
                 let slot = table.location_mut(versions, id);
                 let page = journal.get_mut().page(versions);
                 let moved = arena.relocate(versions, location);

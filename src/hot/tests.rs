@@ -543,6 +543,41 @@ mod failing_allocations {
         assert_same(&store.snapshot(), &model);
     }
 
+    /// What was noted for a snapshot that is never there is not missing in what the next one keeps.
+    #[test]
+    #[cfg_attr(miri, ignore)]
+    fn leave_the_notes_whole() {
+        counting::unwind_where_allocations_fail();
+        let mut failures = 0;
+        for succeeding in 0.. {
+            let (mut store, mut model) = (HotStore::new(), Model::new());
+            let mut put = |store: &mut HotStore, i: u16, byte: u8| {
+                change(store, &Op::Put(i, 8, byte));
+                change_model(&mut model, &Op::Put(i, 8, byte));
+                model.clone()
+            };
+            (0..20).for_each(|i| drop(put(&mut store, i, 0)));
+            let first = (store.snapshot(), put(&mut store, 0, 0));
+            let then = put(&mut store, 1, 1);
+            let second = (store.snapshot(), then);
+            put(&mut store, 2, 2);
+            counting::fail_after(succeeding);
+            let outcome = catch_unwind(AssertUnwindSafe(|| store.snapshot()));
+            counting::fail_no_more();
+            failures += usize::from(outcome.is_err());
+            let then = put(&mut store, 3, 3);
+            let third = (store.snapshot(), then);
+            for (earlier, later) in [(&first, &second), (&first, &third), (&second, &third)] {
+                assert_differ(earlier, later);
+                assert_differ(later, earlier);
+            }
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        assert!(failures > 4, "{failures}");
+    }
+
     /// Small enough for Miri.
     #[test]
     fn leave_the_store_whole_in_a_chosen_sequence() {

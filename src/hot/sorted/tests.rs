@@ -492,7 +492,8 @@ fn failing_allocations_leave_the_tree_whole() {
 
     counting::unwind_where_allocations_fail();
     let count = 300;
-    let keys: Vec<_> = (0..count).map(|i| format!("group {}/{i}", i % 7).into_bytes()).collect();
+    // With separators of all lengths, so that there may be no room for those of a neighbour.
+    let keys: Vec<_> = (0..count).map(|i| format!("{}{}/{i}", i % 7, "long".repeat(i % 7 * 5)).into_bytes()).collect();
     let mut pair = Pair::<3, 3>::new(keys);
     let (mut failures, mut height) = (0, 0);
     let orders: [Vec<usize>; 3] = [shuffled(count).collect(), (0..count).collect(), (0..count).rev().collect()];

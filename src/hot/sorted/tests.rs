@@ -481,11 +481,9 @@ fn an_empty_index() {
     pair.end();
 }
 
-/// As in the tests of the whole store, in trees that are higher.
-#[test]
+/// Inserts and removes while every allocation fails, one at a time. Returns the greatest height, and how many failed.
 #[cfg(alloc_error_hook)]
-#[cfg_attr(miri, ignore)]
-fn failing_allocations_leave_the_tree_whole() {
+fn run_failing<const L: usize, const I: usize>() -> (usize, usize) {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use crate::hot::tests::counting;
@@ -494,7 +492,7 @@ fn failing_allocations_leave_the_tree_whole() {
     let count = 300;
     // With separators of all lengths, so that there may be no room for those of a neighbour.
     let keys: Vec<_> = (0..count).map(|i| format!("{}{}/{i}", i % 7, "long".repeat(i % 7 * 5)).into_bytes()).collect();
-    let mut pair = Pair::<3, 3>::new(keys);
+    let mut pair = Pair::<L, I>::new(keys);
     let (mut failures, mut height) = (0, 0);
     let orders: [Vec<usize>; 3] = [shuffled(count).collect(), (0..count).collect(), (0..count).rev().collect()];
     for order in orders {
@@ -533,6 +531,17 @@ fn failing_allocations_leave_the_tree_whole() {
         }
         pair.check_snapshots();
     }
-    assert!(height >= 6 && failures > 1000, "{height}, {failures}");
     pair.end();
+    (height, failures)
+}
+
+/// As in the tests of the whole store, in trees that are higher, and in some with more to a node.
+#[test]
+#[cfg(alloc_error_hook)]
+#[cfg_attr(miri, ignore)]
+fn failing_allocations_leave_the_tree_whole() {
+    let (height, failures) = run_failing::<3, 3>();
+    assert!(height >= 6 && failures > 1000, "{height}, {failures}");
+    let (height, failures) = run_failing::<3, 8>();
+    assert!(height >= 3 && failures > 1000, "{height}, {failures}");
 }

@@ -162,7 +162,7 @@ fn a_destructor_that_panics_leaves_the_store_whole() {
 }
 
 #[test]
-fn letting_go_of_a_store_allocates_nothing() {
+fn to_let_go_of_a_store_takes_no_memory() {
     for (kind, make) in stores() {
         for is_dropped in [false, true] {
             let mut store = make();

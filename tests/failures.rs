@@ -733,7 +733,7 @@ mod failing_allocations {
 
     /// Its writes end in the map of the standard library, which aborts.
     #[test]
-    fn leave_an_in_memory_store_that_is_read_usable() {
+    fn leave_a_map_that_is_read_usable() {
         unwind_where_allocations_fail();
         let (kind, make) = stores()[0];
         let failures: usize = reading().into_iter().map(|step| check(kind, make, step, false)).sum();

@@ -43,8 +43,7 @@ fn fails() -> bool {
 }
 
 /// Makes the allocation on this thread that comes after so many others fail. An allocator must not panic, and most callers
-/// abort the process when one fails: this is for processes that are started to be aborted, or where it
-/// unwinds.
+/// abort the process when one fails: this is for processes that are started to be aborted, or where it unwinds.
 pub(crate) fn fail_after(allocations: usize) {
     LEFT.set(Some(allocations));
 }

@@ -182,10 +182,10 @@ fn to_let_go_of_a_store_takes_no_memory() {
 /// What a closure, an iterator or a reader of the caller's does in the middle of an operation.
 type Step = fn(&mut dyn StateStore, &Fuse);
 
+const ALL: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Unbounded, Bound::Unbounded);
 const OPTIONS: fn() -> ImageOptions = || ImageOptions::new().segment_bytes(300);
 
 fn steps() -> Vec<(&'static str, Step)> {
-    const ALL: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Unbounded, Bound::Unbounded);
     vec![
         ("read", |store, fuse| assert!(store.read(b"b\x04", &mut |_| fuse.tick()))),
         ("view_bytes", |store, fuse| assert!(store.view_bytes(b"b\x05", |_| fuse.tick()).is_some())),
@@ -609,7 +609,6 @@ mod failing_allocations {
 
     type Step = fn(&mut dyn StateStore);
 
-    const ALL: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Unbounded, Bound::Unbounded);
     const THREE: fn() -> KeyGroups = || KeyGroups::new(3).unwrap();
 
     /// Ten entries, every other one with a large value.

@@ -38,7 +38,8 @@
 //! 1. The parts are those of consecutive epochs, in order, up to that of the snapshot taken last.
 //! 2. A part, and `notes` unless they are `lost`, has a note for each time that an entry got or lost a record in its epoch
 //!    while a snapshot was alive all along, in order.
-//! 3. `parts_bytes` is what the parts take, unless notes are `lost`; `notes` hold at most `limit` notes, and so do all parts together.
+//! 3. `parts_bytes` is what the parts take, unless notes are `lost`; `notes` hold at most `limit` notes, and so do all parts
+//!    together.
 //! 4. `spent` are blocks of `LARGEST` notes that nobody asks for any more. While there are any, none is allocated.
 
 use std::mem;
@@ -180,7 +181,7 @@ impl Journal {
 
     /// Notes that any entry may have changed.
     #[cold]
-    pub(super) fn lose(&mut self) {
+    fn lose(&mut self) {
         (self.lost, self.limit) = (true, 0);
         self.forget();
     }

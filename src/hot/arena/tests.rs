@@ -332,7 +332,23 @@ fn a_chunk_is_freed_when_nothing_in_it_lives() {
         tested.validate();
     }
     assert!(tested.arena.allocated_bytes() <= 3 * TINY.largest, "{}", tested.arena.allocated_bytes());
+    assert!(tested.arena.chunks() <= 3, "{}", tested.arena.chunks());
     tested.clear();
+}
+
+#[test]
+fn emptying_begins_when_half_of_what_lives_is_dead_and_two_chunks_more() {
+    let (mut arena, versions) = (Arena::new(ChunkSizes { first: 256, largest: 64 << 10 }), Versions::new());
+    let live: Vec<_> = (0..1000).map(|id| arena.append(&versions, id, &[7; 12], NewValue::Small(&[1; 8]))).collect();
+    let record = arena.live_bytes() / 1000;
+    assert_eq!((record, arena.dead_bytes()), (arena.record(live[0]).units() * UNIT, 0));
+    // Every other one, so that no chunk dies.
+    for (killed, &location) in (1..).zip(live.iter().step_by(2)) {
+        arena.kill(&versions, location);
+        assert_eq!((arena.live_bytes(), arena.dead_bytes()), ((1000 - killed) * record, killed * record));
+        assert_eq!(arena.wants_emptying(), 2 * killed * record > (1000 - killed) * record + 1024, "{killed} killed");
+    }
+    arena.clear(&versions, |_, location| live.iter().skip(1).step_by(2).any(|&it| it == location));
 }
 
 #[test]

@@ -93,7 +93,7 @@ const fn half(capacity: usize) -> usize {
 /// Half of them; but a run of ascending or descending keys leaves most behind it, and so fills its leaves to nine
 /// tenths. What is in front of the run, mostly the first of the next run, it takes along, unless there is enough for a
 /// node. Not beside a small node, or there would be two (invariant 4).
-fn split_point(capacity: usize, at: usize, last: u16, left: Option<usize>, right: Option<usize>) -> usize {
+pub(super) fn split_point(capacity: usize, at: usize, last: u16, left: Option<usize>, right: Option<usize>) -> usize {
     let (middle, few) = (capacity / 2, (capacity / 10).max(1));
     let enough = |len: usize, neighbour: Option<usize>| neighbour.is_none_or(|other| len + other > quarter(capacity));
     let last = usize::from(last);

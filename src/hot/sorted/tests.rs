@@ -7,7 +7,7 @@ use std::thread;
 
 use proptest::prelude::*;
 
-use super::node::head;
+use super::node::{head, split_point};
 use super::*;
 use crate::hot::tests::cases;
 use crate::hot::versions::Claim;
@@ -293,6 +293,24 @@ fn heads_and_separators_at_their_edges() {
     for len in 0..20 {
         let (a, b) = (vec![7; len], [vec![7; len], vec![8; 3]].concat());
         assert_eq!((common(&a, &b), common(&b, &a), common(&b, &b)), (len, len, len + 3));
+    }
+}
+
+/// Of nodes of 64, whose quarter is 16 and whose tenth is 6.
+#[test]
+fn a_full_node_is_split_in_half_or_where_a_run_ends() {
+    let split = |at, last, left, right| split_point(64, at, last, left, right);
+    // A run goes on; what is in front of it stays behind if that is enough for a node, and beside a neighbour.
+    assert_eq!([64, 60, 53].map(|at| split(at, at as u16 - 1, None, None)), [58, 54, 53]);
+    assert_eq!((split(54, 53, None, None), split(33, 32, None, None)), (48, 33));
+    assert_eq!([Some(6), Some(7), Some(64)].map(|right| split(60, 59, Some(1), right)), [32, 54, 54]);
+    // The same from the other side.
+    assert_eq!([0, 4, 11].map(|at| split(at, at as u16, None, None)), [6, 10, 11]);
+    assert_eq!((split(10, 10, None, None), split(31, 31, None, None)), (16, 31));
+    assert_eq!([Some(6), Some(7), Some(64)].map(|left| split(4, 4, left, Some(1))), [32, 10, 10]);
+    // No run, or one that is not there yet.
+    for (at, last) in [(60, 58), (60, 60), (4, 5), (4, 3), (32, 31), (32, 32)] {
+        assert_eq!(split(at, last, None, None), 32, "{at} after {last}");
     }
 }
 

@@ -15,7 +15,7 @@ impl<const L: usize, const I: usize> SortedIndex<L, I> {
         assert!(found.ids.is_sorted_by(|&a, &b| keys.key(a) < keys.key(b)), "1");
         assert_eq!(self.view.len, found.ids.len(), "1");
         assert_eq!(self.view.root.is_some(), self.height > 0, "3");
-        assert_eq!(self.allocated, found.allocated, "7");
+        assert_eq!(self.allocated_bytes(), found.allocated, "7");
     }
 }
 

@@ -322,6 +322,12 @@ fn no_record_has_more_slack_than_its_flags_can_tell() {
 }
 
 #[test]
+fn a_chunk_that_fills_a_huge_page_can_be_one() {
+    const MOST: usize = ChunkSizes::MOST;
+    assert_eq!([256, MOST - 64, MOST, 2 * MOST].map(|bytes| chunk_layout(bytes).align()), [64, 64, MOST, MOST]);
+}
+
+#[test]
 fn a_chunk_is_freed_when_nothing_in_it_lives() {
     let mut tested = Tested::new(TINY);
     for i in 0..200 {

@@ -65,6 +65,7 @@ impl Found {
                 assert!(separators.is_sorted_by(|a, b| a < b), "2");
                 assert!(separators.iter().all(|separator| within(separator)), "2");
                 assert!(usize::from(inner.fenced) <= fenced, "6");
+                assert!(inner.spare_bytes() >= separators.iter().map(|separator| separator.len()).sum(), "7");
                 self.allocated += footprint::<Inner<L, I>>() + inner.spare_bytes();
                 let counted =
                     inner.children.iter().enumerate().all(|(at, child)| child.is_some() == (at < inner.len()));

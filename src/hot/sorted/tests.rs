@@ -1,5 +1,6 @@
 //! Tests of the sorted index against a `BTreeMap`.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Bound::{self, Excluded, Included, Unbounded};
 use std::sync::Arc;
@@ -375,6 +376,61 @@ fn leaves_are_well_filled_in_every_order() {
     let runs = move |at: usize| at % 10 * (many / 10) + at / 10;
     assert!(bytes_per_entry(count, (0..many).map(runs)) < 16.0);
     assert!(bytes_per_entry(count, (0..many).rev().map(runs)) < 16.5);
+}
+
+/// Counts how often a key is asked for.
+struct Counted {
+    keys: Vec<Vec<u8>>,
+    reads: Cell<usize>,
+}
+
+impl Keys for Counted {
+    fn key(&self, id: u32) -> &[u8] {
+        self.reads.set(self.reads.get() + 1);
+        self.keys.key(id)
+    }
+}
+
+/// How many keys are read, for each of these, which are in order: to insert it among the others, in an order that looks like
+/// chance; to find it then; and to find it if the index was built of all at once.
+fn reads_per_key(keys: Vec<Vec<u8>>) -> [f64; 3] {
+    let (versions, count) = (Versions::new(), keys.len());
+    let keys = Counted { keys, reads: Cell::new(0) };
+    let per_key = || keys.reads.take() as f64 / count as f64;
+    let find_all = |index: &SortedIndex<64, 64>| {
+        for key in &keys.keys {
+            index.view().range(&keys, (Included(key), Unbounded)).next();
+        }
+        per_key()
+    };
+    let mut index = SortedIndex::<64, 64>::new();
+    shuffled(count).for_each(|at| index.insert(&versions, &keys, &keys.keys[at], at as u32));
+    let inserting = per_key();
+    let finding = find_all(&index);
+    index.clear(&versions);
+    let mut index = SortedIndex::<64, 64>::bulk(&versions, &keys, 0..count as u32);
+    keys.reads.take();
+    let finding_in_bulk = find_all(&index);
+    index.clear(&versions);
+    [inserting, finding, finding_in_bulk]
+}
+
+#[test]
+fn leaves_tell_most_without_a_look_at_keys() {
+    let count = 20_000;
+    let groups = |name: fn(usize) -> String| -> Vec<_> {
+        (0..count).map(|i| [name(i / 500).as_bytes(), &(i % 500).to_be_bytes()].concat()).collect()
+    };
+    let at_most = |keys, most: [f64; 3]| {
+        let found = reads_per_key(keys);
+        assert!(found.iter().zip(&most).all(|(found, most)| found <= most), "{found:?}");
+    };
+    // To find a key takes one look, at what is found.
+    at_most(numbers(count as u64), [0.05, 1.0, 1.0]);
+    at_most(groups(|group| format!("{group:03}")), [0.21, 1.0, 1.11]);
+    at_most(groups(|group| format!("{group:030}")), [0.24, 1.01, 1.115]);
+    // More than a leaf keeps of its prefix.
+    at_most(groups(|group| format!("{group:030}{}", "long".repeat(20))), [0.7, 1.23, 1.115]);
 }
 
 #[test]

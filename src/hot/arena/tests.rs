@@ -343,6 +343,30 @@ fn a_chunk_is_freed_when_nothing_in_it_lives() {
 }
 
 #[test]
+fn chunks_double_where_four_are_there_or_a_fifth_is_dead() {
+    // Those that are opened, if each record of so many is killed.
+    let opened = |every: usize| {
+        let (mut arena, versions) = (Arena::new(ChunkSizes { first: 256, largest: 2048 }), Versions::new());
+        let mut opened = Vec::new();
+        for id in 0..1000 {
+            let before = arena.allocated_bytes();
+            let record = arena.append(&versions, id, &[7; 12], NewValue::Small(&[1; 8]));
+            opened.extend(Some(arena.allocated_bytes() - before).filter(|&bytes| bytes > 0));
+            if id as usize % every == every - 1 {
+                arena.kill(&versions, record);
+            }
+        }
+        arena.clear(&versions, |_, _| false);
+        opened.truncate(9);
+        opened
+    };
+    assert_eq!(opened(1001), [256, 256, 256, 256, 512, 512, 1024, 1024, 2048]);
+    assert_eq!(opened(6), opened(1001));
+    // From the third on, behind two of which a quarter is dead.
+    assert_eq!(opened(4), [256, 256, 256, 512, 1024, 2048, 2048, 2048, 2048]);
+}
+
+#[test]
 fn emptying_begins_when_half_of_what_lives_is_dead_and_two_chunks_more() {
     let sizes = ChunkSizes { first: 256, largest: 64 << 10 };
     let (mut arena, versions) = (Arena::new(sizes), Versions::new());

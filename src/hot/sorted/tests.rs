@@ -8,7 +8,7 @@ use std::thread;
 
 use proptest::prelude::*;
 
-use super::node::{head, split_point};
+use super::node::{best_prefix, head, split_point};
 use super::*;
 use crate::hot::tests::cases;
 use crate::hot::versions::Claim;
@@ -295,6 +295,40 @@ fn heads_and_separators_at_their_edges() {
         let (a, b) = (vec![7; len], [vec![7; len], vec![8; 3]].concat());
         assert_eq!((common(&a, &b), common(&b, &a), common(&b, &b)), (len, len, len + 3));
     }
+    assert_eq!([3, 4, 5, 6].map(|shared| best_prefix(shared, 4)), [3, 4, 4, 6]);
+}
+
+#[test]
+fn a_leaf_is_split_where_groups_of_keys_end() {
+    // Of 64 keys, in groups of which each begins with one byte.
+    let border = |groups: &[(u8, usize)]| {
+        let group = |&(byte, len): &(u8, usize)| (0..len as u8).map(move |at| vec![byte, 0, 0, at]);
+        let keys: Vec<_> = groups.iter().flat_map(group).collect();
+        Leaf::<64>::of(&keys, &Vec::from_iter(0..64), 0).border()
+    };
+    assert_eq!([16, 31, 48].map(|len| border(&[(1, len), (2, 64 - len)])), [16, 31, 48]);
+    // Too near to one end.
+    assert_eq!([15, 49].map(|len| border(&[(1, len), (2, 64 - len)])), [32, 32]);
+    // That in the middle, however far the bytes are from each other.
+    assert_eq!(border(&[(0, 20), (0x80, 10), (0x81, 34)]), 30);
+}
+
+#[test]
+fn leaves_are_joined_when_one_is_a_quarter_full_and_both_are_half_of_one() {
+    let mut pair = Pair::<16, 8>::new(numbers(28));
+    (0..28).for_each(|at| pair.insert(at));
+    pair.rebuild();
+    // Two of 14 keys; then of 14 and 3.
+    (17..28).for_each(|at| pair.remove(at));
+    let joined: Vec<_> = (4..14)
+        .map(|at| {
+            pair.remove(at);
+            pair.check();
+            (pair.index.len(), pair.index.height)
+        })
+        .collect();
+    assert_eq!(joined[7..], [(9, 2), (8, 2), (7, 1)]);
+    pair.end();
 }
 
 /// Of nodes of 64, whose quarter is 16 and whose tenth is 6.

@@ -384,6 +384,19 @@ fn emptying_begins_when_half_of_what_lives_is_dead_and_two_chunks_more() {
 }
 
 #[test]
+fn the_chunk_with_the_most_dead_is_emptied() {
+    let (mut arena, versions) = (Arena::new(ChunkSizes { first: 512, largest: 512 }), Versions::new());
+    let records: Vec<_> = (0..60).map(|id| arena.append(&versions, id, &[7; 12], NewValue::Small(&[1; 8]))).collect();
+    let chunks: Vec<_> = records.chunk_by(|&a, &b| chunk_of(a) == chunk_of(b)).collect();
+    // The last of them is open, and is not emptied.
+    for (chunk, dead) in chunks.iter().zip([1, 5, 3]).chain(chunks.last().map(|last| (last, 6))) {
+        chunk[..dead].iter().for_each(|&record| arena.kill(&versions, record));
+    }
+    assert_eq!(arena.emptied_from(), Some(chunks[1][0]));
+    arena.clear(&versions, |_, _| false);
+}
+
+#[test]
 fn clearing_lets_go_of_large_values() {
     let (mut arena, versions) = (Arena::new(TINY), Versions::new());
     let value = Bytes::from(vec![1; 100]);

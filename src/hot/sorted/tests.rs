@@ -299,6 +299,14 @@ fn heads_and_separators_at_their_edges() {
 }
 
 #[test]
+fn portions_are_nine_tenths_of_a_node_and_even() {
+    let lens = |len, capacity| portions(len, capacity).map(|(from, to)| to - from).collect::<Vec<_>>();
+    assert_eq!((lens(0, 64), lens(1, 64), lens(57, 64), lens(58, 64)), (vec![], vec![1], vec![57], vec![29, 29]));
+    assert_eq!((lens(570, 64), lens(571, 64)[..2].to_vec()), (vec![57; 10], vec![51, 52]));
+    assert_eq!((lens(5, 3), lens(5, 4)), (vec![1, 2, 2], vec![2, 3]));
+}
+
+#[test]
 fn a_leaf_is_split_where_groups_of_keys_end() {
     // Of 64 keys, in groups of which each begins with one byte.
     let border = |groups: &[(u8, usize)]| {

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Bound::{self, Excluded, Included, Unbounded};
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
 
@@ -319,6 +320,24 @@ fn a_leaf_is_split_where_groups_of_keys_end() {
     assert_eq!([15, 49].map(|len| border(&[(1, len), (2, 64 - len)])), [32, 32]);
     // That in the middle, however far the bytes are from each other.
     assert_eq!(border(&[(0, 20), (0x80, 10), (0x81, 34)]), 30);
+}
+
+#[test]
+fn a_run_beside_a_small_leaf_leaves_no_other_small_one_there() {
+    let run = |gone: &[Range<usize>], run: &mut dyn Iterator<Item = usize>| {
+        // Leaves of 0 to 13 and of 60 to 73, of one of which one key stays.
+        let mut pair = Pair::<16, 8>::new(numbers(100));
+        (0..14).chain(60..74).for_each(|at| pair.insert(at));
+        pair.rebuild();
+        gone.iter().cloned().flatten().for_each(|at| pair.remove(at));
+        for at in run {
+            pair.insert(at);
+            pair.check();
+        }
+        pair.end();
+    };
+    run(&[61..74], &mut (14..20));
+    run(&[0..13, 60..67], &mut (74..80).chain((60..67).rev()));
 }
 
 #[test]

@@ -214,6 +214,15 @@ fn errors_say_what_to_do() {
 }
 
 #[test]
+fn an_entry_without_a_byte_is_in_its_group() {
+    let snapshot = StateSnapshot::from_sorted([("", "")]).unwrap();
+    let groups = KeyGroups::new(7).unwrap();
+    let image = GroupedImage::from_bytes(grouped(&snapshot, groups, 4, ImageOptions::default())).unwrap();
+    assert_eq!(image.groups().collect::<Vec<_>>(), [(groups.group_of(b""), 1)]);
+    assert_eq!(image.slice(0..7).unwrap(), snapshot);
+}
+
+#[test]
 fn one_group_is_read_without_the_others() {
     let snapshot = StateSnapshot::from_iter((0..2000_u32).map(|i| (i.to_be_bytes().to_vec(), vec![7; 50])));
     let groups = KeyGroups::new(16).unwrap();

@@ -52,9 +52,11 @@ fn assert_differ(earlier: &(StateSnapshot, Model), later: &(StateSnapshot, Model
     }
     assert_eq!(by_pages.counts(), by_any.counts());
     assert!(later.0.diff(&earlier.0).eq(expected));
-    // Neither store nor journal is known to a copy.
-    let copy = StateSnapshot::from_sorted(old.clone()).unwrap();
-    assert_eq!(later.0.delta_since(&copy), later.0.delta_since(&earlier.0));
+    // Neither store nor journal is known to a copy. This is safe code on top of the above, which takes Miri long.
+    if !cfg!(miri) {
+        let copy = StateSnapshot::from_sorted(old.clone()).unwrap();
+        assert_eq!(later.0.delta_since(&copy), later.0.delta_since(&earlier.0));
+    }
     let (first, second) = if first.epoch() < second.epoch() { (first, second) } else { (second, first) };
     journal::noted_since(&second.journal, first.epoch()).is_some()
 }

@@ -64,6 +64,17 @@ pub(crate) fn unwind_where_allocations_fail() {
     std::alloc::set_alloc_error_hook(|_| std::panic::resume_unwind(Box::new(NoMemory)));
 }
 
+/// What `f` does while the allocation that comes after so many others fails, and [unwinds](unwind_where_allocations_fail).
+#[cfg(alloc_error_hook)]
+pub(crate) fn failing_after<R>(allocations: usize, f: impl FnOnce() -> R) -> Result<R, NoMemory> {
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+    fail_after(allocations);
+    let outcome = catch_unwind(AssertUnwindSafe(f));
+    fail_no_more();
+    outcome.map_err(|payload| *payload.downcast().unwrap_or_else(|other| resume_unwind(other)))
+}
+
 // SAFETY: every call is passed on to the system's allocator as it is, or fails, which any call may.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

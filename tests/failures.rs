@@ -605,7 +605,7 @@ mod failing_allocations {
     use opstate::StateDelta;
 
     use super::*;
-    use crate::counting::{NoMemory, fail_after, fail_no_more, unwind_where_allocations_fail};
+    use crate::counting::{failing_after, unwind_where_allocations_fail};
 
     type Step = fn(&mut dyn StateStore);
 
@@ -690,14 +690,7 @@ mod failing_allocations {
                 let mut store = make();
                 fill(&mut *store);
                 let held = is_snapshot_alive.then(|| store.snapshot());
-                if let Some(succeeding) = succeeding {
-                    fail_after(succeeding);
-                }
-                let outcome = catch_unwind(AssertUnwindSafe(|| step(&mut *store)));
-                fail_no_more();
-                if let Err(payload) = &outcome {
-                    assert!(payload.is::<NoMemory>(), "{kind}, {name}, {succeeding:?}");
-                }
+                let outcome = failing_after(succeeding.unwrap_or(usize::MAX), || step(&mut *store));
                 let found = contents(&*store);
                 let is_whole = found == after || outcome.is_err() && (found == before || name == "apply");
                 assert!(is_whole, "{kind}, {name}, {succeeding:?}");

@@ -618,8 +618,6 @@ fn an_empty_index() {
 /// Inserts and removes while every allocation fails, one at a time. Returns the greatest height, and how many failed.
 #[cfg(alloc_error_hook)]
 fn run_failing<const L: usize, const I: usize>() -> (usize, usize) {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-
     use crate::hot::tests::counting;
 
     counting::unwind_where_allocations_fail();
@@ -639,16 +637,14 @@ fn run_failing<const L: usize, const I: usize>() -> (usize, usize) {
             let key = &keys[at];
             // A join is left out where its first allocation fails: that a later one fails takes some that succeed.
             for succeeding in step % 4.. {
-                counting::fail_after(succeeding);
-                let done = catch_unwind(AssertUnwindSafe(|| {
-                    let Pair { index, versions, .. } = &mut pair;
+                let Pair { index, versions, .. } = &mut pair;
+                let done = counting::failing_after(succeeding, || {
                     if step < count {
                         index.insert(versions, &*keys, key, id)
                     } else {
                         index.remove(versions, &*keys, key, id)
                     }
-                }));
-                counting::fail_no_more();
+                });
                 pair.index.validate(&*keys);
                 height = height.max(pair.index.height);
                 if done.is_ok() {
@@ -686,8 +682,6 @@ fn failing_allocations_leave_the_tree_whole() {
 #[test]
 #[cfg(alloc_error_hook)]
 fn a_join_without_memory_is_whole_or_left_out() {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-
     use crate::hot::tests::counting;
 
     counting::unwind_where_allocations_fail();
@@ -703,9 +697,7 @@ fn a_join_without_memory_is_whole_or_left_out() {
         pair.check();
         pair.freeze();
         let Pair { keys, versions, index, model, .. } = &mut pair;
-        counting::fail_after(succeeding);
-        let done = catch_unwind(AssertUnwindSafe(|| index.remove(versions, &**keys, &keys[112], 112))).is_ok();
-        counting::fail_no_more();
+        let done = counting::failing_after(succeeding, || index.remove(versions, &**keys, &keys[112], 112)).is_ok();
         if done {
             model.remove(&keys[112]);
         }

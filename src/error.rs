@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::path::{Path, PathBuf};
 
 use crate::Fingerprint;
 
@@ -31,7 +32,7 @@ pub enum StateError {
 
     /// The store would need more memory than it was given.
     #[error(
-        "the memory budget is {budget} bytes, of which {used} are used, and the write needs {asked} more; delete entries, \
+        "the memory budget is {budget} bytes, of which {used} are used, and the write needs {needed} more; delete entries, \
          drop snapshots or raise the budget"
     )]
     OverBudget {
@@ -39,14 +40,14 @@ pub enum StateError {
         budget: usize,
         /// The bytes in use, those kept for snapshots included.
         used: usize,
-        /// The bytes that the write would have needed.
-        asked: usize,
+        /// The bytes that the write needs.
+        needed: usize,
     },
 
-    /// The stored bytes are not a valid archive of the type that was asked for.
+    /// A stored value cannot be read as the type that was asked for.
     #[error(
-        "the value (bytes: {value_len}) of the key `{key}` (bytes: {key_len}) does not validate as `{type_name}`: \
-         {cause}; read it as the type it was written as"
+        "the value (bytes: {value_len}) of the key `{key}` (bytes: {key_len}) cannot be read as `{type_name}`: {problem}; \
+         read it as the type it was written as"
     )]
     WrongType {
         /// The start of the key, as text with escapes.
@@ -57,19 +58,22 @@ pub enum StateError {
         value_len: usize,
         /// Name of the type asked for.
         type_name: &'static str,
-        /// What the validation found.
-        cause: Box<dyn Error + Send + Sync>,
+        /// Reason why the value cannot be read.
+        problem: &'static str,
     },
 
     /// A value could not be turned into archived bytes.
-    #[error("a value of type `{type_name}` for a key of {key_len} bytes could not be serialized: {cause}")]
+    #[error(
+        "the value for the key `{key}` (bytes: {key_len}) cannot be written, because `Serialize` of `{type_name}` failed; \
+         look for a part of it that can fail, such as a snapshot beyond 2 GiB or a cycle of shared pointers"
+    )]
     NotSerializable {
+        /// The start of the key, as text with escapes.
+        key: String,
         /// Length of the key in bytes.
         key_len: usize,
         /// Name of the value's type.
         type_name: &'static str,
-        /// What the serializer reported.
-        cause: Box<dyn Error + Send + Sync>,
     },
 
     /// Entries handed over as sorted are not strictly ascending by key.
@@ -87,7 +91,7 @@ pub enum StateError {
     NotAnImage {
         /// The first bytes, at most eight.
         found: Vec<u8>,
-        /// What every image starts with.
+        /// The bytes that every image starts with.
         expected: [u8; 8],
     },
 
@@ -114,7 +118,7 @@ pub enum StateError {
         "the {len} bytes start as an image but do not end as one; they were cut short or something was appended, use \
          another copy or an older checkpoint"
     )]
-    NoEnd {
+    MissingTrailer {
         /// Number of bytes there are.
         len: u64,
     },
@@ -147,23 +151,23 @@ pub enum StateError {
         offset: u64,
         /// The rule that is broken.
         problem: &'static str,
-        /// What was found.
+        /// The number that was found.
         found: u64,
-        /// What the rule asks for.
+        /// The number that the rule asks for.
         expected: u64,
     },
 
-    /// A number of key groups that there cannot be.
-    #[error("{found} key groups were asked for, there can be 1 to {most}; 128 is a usual choice")]
-    KeyGroupCount {
+    /// Invalid number of key groups.
+    #[error("{found} key groups were asked for, there can be 1 to {max}; 128 is a usual choice")]
+    InvalidKeyGroupCount {
         /// The number asked for.
         found: u32,
         /// The largest number allowed.
-        most: u32,
+        max: u32,
     },
 
     /// A function that assigns keys to slices named one that does not exist.
-    #[error("the key `{key}` was assigned to slice {slice}, but there are {slices}, counted from 0; mend the function")]
+    #[error("the key `{key}` was assigned to slice {slice}, but there are {slices}, counted from 0; fix the function")]
     NoSuchSlice {
         /// The start of the key, as text with escapes.
         key: String,
@@ -198,17 +202,17 @@ pub enum StateError {
          `GroupedImage`, whichever it is"
     )]
     UnexpectedKind {
-        /// What the image holds.
+        /// Kind of the image.
         found: &'static str,
-        /// What was asked for.
+        /// Kind that was asked for.
         expected: &'static str,
     },
 
-    /// A delta was to be applied to other contents than those it was taken against, or merged with a delta that it does
-    /// not follow.
+    /// A delta was to be applied to other contents than those it was taken against, or composed with a delta that it
+    /// does not follow.
     #[error(
         "the contents have fingerprint {found}, the delta was taken against contents with fingerprint {expected}; apply \
-         and merge the deltas of a chain in order, none left out, beginning at the snapshot the first was taken against"
+         and compose the deltas of a chain in order, none left out, beginning at the snapshot the first was taken against"
     )]
     WrongBase {
         /// The fingerprint of the contents at hand, or of those that the delta before leads to.
@@ -223,7 +227,7 @@ pub enum StateError {
          {key_len}); whoever wrote it did not follow the format, use another copy or a full image"
     )]
     InconsistentDelta {
-        /// What does not fit.
+        /// Description of what does not fit.
         problem: &'static str,
         /// The start of the key where that shows, as text with escapes.
         key: String,
@@ -231,9 +235,57 @@ pub enum StateError {
         key_len: usize,
     },
 
+    /// An image has a section that this build does not know and must not ignore.
+    #[error("the image has a section `{name}` that this build does not know; update `opstate`")]
+    UnknownSection {
+        /// Name of the section, as text with escapes.
+        name: String,
+    },
+
+    /// A segment of an image is encoded in a way that this build does not know.
+    #[error(
+        "the segment at byte {offset} of the image has codec {codec}, this build reads codec 0 (plain); update `opstate`"
+    )]
+    UnknownCodec {
+        /// Number of the codec.
+        codec: u8,
+        /// Where the segment starts, in bytes from the start of the image.
+        offset: u64,
+    },
+
+    /// An image belongs to another operator or job than the one that asks for it.
+    #[error("the {part} in the label is `{found}`, expected `{expected}`; open the state of the right {part}")]
+    WrongLabel {
+        /// The part of the label that differs: `operator`, `job` or `user bytes`.
+        part: &'static str,
+        /// The part as the label has it, as text with escapes.
+        found: String,
+        /// The part that was asked for, as text with escapes.
+        expected: String,
+    },
+
+    /// An image changed while it was read.
+    #[error("the image changed while it was read; write images to a new file and rename it over the old one")]
+    ImageChanged,
+
+    /// Entries are longer, all together, than this machine can address.
+    #[error(
+        "the lengths of the entries add up to more than the address space of this machine; read the image on one of 64 bits"
+    )]
+    BeyondAddressSpace,
+
     /// Reading or writing outside of memory failed. What was written so far is not a complete image.
     #[error("input or output failed: {0}")]
     Io(#[from] io::Error),
+
+    /// Reading a file failed, or what it holds is damaged.
+    #[error("`{}`: {source}", path.display())]
+    File {
+        /// Path of the file.
+        path: PathBuf,
+        /// The error that reading it gave.
+        source: Box<StateError>,
+    },
 
     /// A store that is not part of this crate failed in its own way.
     #[error("the store failed: {0}")]
@@ -251,6 +303,15 @@ impl StateError {
     /// ```
     pub fn store(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Store(cause.into())
+    }
+
+    /// Names the file that the error is about, unless it names one already.
+    #[cfg_attr(not(feature = "mmap"), allow(dead_code, reason = "only mapped images have a path"))]
+    pub(crate) fn in_file(self, path: &Path) -> Self {
+        match self {
+            named @ Self::File { .. } => named,
+            source => Self::File { path: path.to_owned(), source: Box::new(source) },
+        }
     }
 }
 

@@ -1,68 +1,31 @@
-//! [`StateStoreExt`]: typed access by rkyv, and whatever else needs generics, for every store.
-//!
-//! Typed values are rkyv archives. They are aligned to at most [`ALIGNMENT`] bytes; a store that hands out a value at a
-//! lesser alignment costs a copy into a buffer of the thread, never a wrong read.
+//! [`StateStoreExt`]: typed access, and whatever else needs generics, for every store.
 
-use std::any::type_name;
-use std::cell::Cell;
-use std::convert::identity;
-use std::ops::{Bound, ControlFlow, RangeBounds};
+use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
-use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator, access, access_mut, deserialize, to_bytes_in};
-use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::{BoxedError, fail};
 use rkyv::seal::Seal;
-use rkyv::ser::allocator::ArenaHandle;
-use rkyv::util::AlignedVec;
-use rkyv::{Archive, Deserialize, Portable, Serialize};
 
-use crate::error::shown;
-use crate::store::{BEYOND_EVERY_KEY, Entries, prefix_end, scan_bounds};
-use crate::{StateDelta, StateError, StateSnapshot, StateStore};
+use crate::aligned::aligned_copy;
+use crate::bounds::{ALL_KEYS, KeyRange, with_prefix_bounds};
+use crate::scan::{TryScan, TypedScan};
+use crate::typed::{self, ReadValue, StateValue, ViewValue, WriteValue, decode};
+use crate::{Deleted, Scan, StateDelta, StateError, StateStore};
 
-/// The alignment of rkyv's own buffers, and so the largest that an archived type can count on.
-const ALIGNMENT: usize = AlignedVec::<16>::ALIGNMENT;
-
-/// A scratch buffer that grew beyond this many bytes is given back instead of being kept for the next call.
-const SCRATCH_KEPT: usize = 64 << 10;
-
-thread_local! {
-    static SCRATCH: Cell<AlignedVec> = Cell::new(AlignedVec::new());
-}
-
-/// An aligned buffer that the thread lends, empty, so that small values cost no allocation. A nested call gets a new one.
-struct Scratch(AlignedVec);
-
-impl Scratch {
-    fn take() -> Self {
-        // While a thread ends its buffer may be gone already.
-        Self(SCRATCH.try_with(Cell::take).unwrap_or_default())
-    }
-
-    /// A copy that begins `start` bytes behind the buffer's alignment.
-    fn copy_of(bytes: &[u8], start: usize) -> Self {
-        let mut scratch = Self::take();
-        scratch.0.resize(start, 0);
-        scratch.0.extend_from_slice(bytes);
-        scratch
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let mut buffer = std::mem::take(&mut self.0);
-        if buffer.capacity() <= SCRATCH_KEPT {
-            buffer.clear();
-            let _ = SCRATCH.try_with(|kept| kept.set(buffer));
-        }
-    }
+/// Entries that [`StateStoreExt::drain_range`] removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Drained {
+    /// The entries, in order.
+    pub entries: Vec<(Bytes, Bytes)>,
+    /// `true` if no entry is left within the range.
+    pub is_done: bool,
 }
 
 /// Typed access and generic conveniences for every [`StateStore`], `dyn StateStore` included.
 ///
-/// Typed methods store values as rkyv archives and check the stored bytes against the type on every read. What does not
-/// validate, or has bytes that the type has no use for, is [`StateError::WrongType`]. The check proves that the bytes
+/// Typed methods store values as rkyv archives and check the stored bytes against the type on every read. A value that does
+/// not validate, or has bytes that the type has no use for, is [`StateError::WrongType`]; so is one nested more than
+/// [`MAX_VALUE_DEPTH`](crate::MAX_VALUE_DEPTH) levels deep. The check proves that the bytes
 /// are *a* valid archive of the type, not that they were written as one: an `f64` can be read as a `u64`. Where a type
 /// may change, [say its version](#types-that-change).
 ///
@@ -89,11 +52,11 @@ impl Drop for Scratch {
 ///     *count = 2.into();
 /// })?;
 ///
-/// // Or go through the whole value; `None` would delete it.
-/// store.update::<Window>(b"w1", |window| {
-///     let mut window = window?;
-///     window.names.push("b".into());
-///     Some(window)
+/// // Or go through the whole value; leaving `None` would delete it.
+/// store.update(b"w1", |window: &mut Option<Window>| {
+///     if let Some(window) = window {
+///         window.names.push("b".into());
+///     }
 /// })?;
 /// assert_eq!(store.get_typed::<Window>(b"w1")?, Some(Window { count: 2, names: vec!["a".into(), "b".into()] }));
 /// # Ok(())
@@ -153,10 +116,12 @@ impl Drop for Scratch {
 /// store.put_typed(b"w", &OldWindow::V1(Box::new(WindowV1 { count: 7 })))?;
 ///
 /// // The new program reads it and writes it anew.
-/// store.update::<Window>(b"w", |window| {
-///     let mut window = WindowV2::from(window?);
-///     window.late += 1;
-///     Some(Window::V2(Box::new(window)))
+/// store.update(b"w", |window: &mut Option<Window>| {
+///     if let Some(old) = window.take() {
+///         let mut new = WindowV2::from(old);
+///         new.late += 1;
+///         *window = Some(Window::V2(Box::new(new)));
+///     }
 /// })?;
 /// let window = store.get_typed::<Window>(b"w")?.map(WindowV2::from);
 /// assert_eq!(window, Some(WindowV2 { count: 7, late: 1 }));
@@ -173,55 +138,40 @@ pub trait StateStoreExt: StateStore {
     ///
     /// # Errors
     ///
-    /// Those of [`put`](StateStore::put), and [`StateError::NotSerializable`].
-    fn put_typed<T>(&mut self, key: &[u8], value: &T) -> Result<(), StateError>
-    where
-        T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, BoxedError>>,
-    {
-        let mut scratch = Scratch::take();
-        scratch.0 = to_bytes_in(value, std::mem::take(&mut scratch.0)).map_err(|cause: BoxedError| {
-            StateError::NotSerializable { key_len: key.len(), type_name: type_name::<T>(), cause: cause.into() }
-        })?;
-        self.put(key, &scratch.0)
+    /// The errors of [`put`](StateStore::put), and [`StateError::NotSerializable`].
+    fn put_typed<T: WriteValue>(&mut self, key: &[u8], value: &T) -> Result<(), StateError> {
+        typed::with_encoded(key, value, |value| self.put(key, value))
     }
 
     /// Returns the value of `key` as a `T` of its own.
     ///
-    /// Costs a [`read`](StateStore::read), the check of the bytes and the deserialization.
+    /// Costs a [`try_read`](StateStore::try_read), the check of the bytes and the deserialization.
     ///
     /// # Errors
     ///
-    /// [`StateError::WrongType`].
-    fn get_typed<T>(&self, key: &[u8]) -> Result<Option<T>, StateError>
-    where
-        T: Archive,
-        T::Archived: for<'a> CheckBytes<HighValidator<'a, BoxedError>> + Deserialize<T, HighDeserializer<BoxedError>>,
-    {
+    /// [`StateError::WrongType`], and the errors of [`try_read`](StateStore::try_read).
+    fn get_typed<T: ReadValue>(&self, key: &[u8]) -> Result<Option<T>, StateError> {
         let mut found = None;
-        self.read(key, &mut |value| found = Some(decode(key, value)));
+        self.try_read(key, &mut |value| found = Some(decode(key, value)))?;
         found.transpose()
     }
 
     /// Calls `f` with the value of `key` as an archived `T`, and returns what it returns; `None` without a value.
     ///
     /// Nothing is copied where the store hands out the value at the alignment of `T::Archived`. Costs a
-    /// [`read`](StateStore::read) and the check of the bytes.
+    /// [`try_read`](StateStore::try_read) and the check of the bytes.
     ///
     /// # Errors
     ///
-    /// [`StateError::WrongType`]; then `f` is not called.
-    fn view<T, R>(&self, key: &[u8], f: impl FnOnce(&T::Archived) -> R) -> Result<Option<R>, StateError>
-    where
-        T: Archive,
-        T::Archived: for<'a> CheckBytes<HighValidator<'a, BoxedError>>,
-    {
+    /// [`StateError::WrongType`], and the errors of [`try_read`](StateStore::try_read); then `f` is not called.
+    fn view<T: ViewValue, R>(&self, key: &[u8], f: impl FnOnce(&T::Archived) -> R) -> Result<Option<R>, StateError> {
         let mut f = Some(f);
         let mut found = None;
-        self.read(key, &mut |value| {
+        self.try_read(key, &mut |value| {
             if let Some(f) = f.take() {
-                found = Some(with_archived::<T, _>(value, f).map_err(|cause| wrong_type::<T>(key, value.len(), cause)));
+                found = Some(typed::view::<T, _>(key, value, f));
             }
-        });
+        })?;
         found.transpose()
     }
 
@@ -246,60 +196,186 @@ pub trait StateStoreExt: StateStore {
     /// Calls `f` with the value of `key` as an archived `T` to be changed in place, and returns what it returns; `None`
     /// without a value.
     ///
-    /// What can be changed is whatever keeps the length: numbers, flags, elements of a vector. Handles and snapshots
+    /// Everything that keeps its length can be changed: numbers, flags, elements of a vector. Handles and snapshots
     /// taken before keep the old value. Costs a [`modify`](StateStore::modify) and the check of the bytes.
     ///
     /// # Errors
     ///
     /// [`StateError::WrongType`]; then `f` is not called and nothing changes. And those of
     /// [`modify`](StateStore::modify).
-    fn modify_typed<T, R>(
+    fn modify_typed<T: ViewValue, R>(
         &mut self,
         key: &[u8],
         f: impl FnOnce(Seal<'_, T::Archived>) -> R,
-    ) -> Result<Option<R>, StateError>
-    where
-        T: Archive,
-        T::Archived: for<'a> CheckBytes<HighValidator<'a, BoxedError>>,
-    {
+    ) -> Result<Option<R>, StateError> {
         let mut f = Some(f);
         let mut found = None;
         self.modify(key, &mut |value| {
             if let Some(f) = f.take() {
-                let len = value.len();
-                found = Some(with_archived_mut::<T, _>(value, f).map_err(|cause| wrong_type::<T>(key, len, cause)));
+                found = Some(typed::view_mut::<T, _>(key, value, f));
             }
         })?;
         found.transpose()
     }
 
-    /// Replaces the value of `key` by what `f` makes of it: `f` gets the current value, if any, and returns the new
-    /// one, or `None` to delete it.
+    /// Calls `f` with the value of `key` to be changed, set or removed, and returns what it returns.
     ///
-    /// Costs a [`get_typed`](Self::get_typed), and a [`put_typed`](Self::put_typed) or a
-    /// [`delete`](StateStore::delete).
+    /// `f` gets `None` where there is no value, and deletes the entry by leaving `None`. Costs a
+    /// [`get_typed`](Self::get_typed), and a [`put_typed`](Self::put_typed) or a [`delete`](StateStore::delete). For a
+    /// closure that can fail see [`try_update`](Self::try_update).
     ///
     /// # Errors
     ///
     /// [`StateError::WrongType`]; then `f` is not called. And those of the write.
-    fn update<T>(&mut self, key: &[u8], f: impl FnOnce(Option<T>) -> Option<T>) -> Result<(), StateError>
-    where
-        T: Archive + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, BoxedError>>,
-        T::Archived: for<'a> CheckBytes<HighValidator<'a, BoxedError>> + Deserialize<T, HighDeserializer<BoxedError>>,
-    {
-        match f(self.get_typed::<T>(key)?) {
-            Some(value) => self.put_typed(key, &value),
-            None => self.delete(key),
-        }
+    ///
+    /// ```
+    /// use opstate::{InMemoryStore, StateStoreExt};
+    ///
+    /// let mut store = InMemoryStore::new();
+    /// let count = store.update(b"clicks", |count: &mut Option<u64>| {
+    ///     let count = count.get_or_insert(0);
+    ///     *count += 1;
+    ///     *count
+    /// })?;
+    /// assert_eq!(count, 1);
+    /// # Ok::<(), opstate::StateError>(())
+    /// ```
+    fn update<T: StateValue, R>(&mut self, key: &[u8], f: impl FnOnce(&mut Option<T>) -> R) -> Result<R, StateError> {
+        self.try_update(key, |value| Ok(f(value)))
     }
 
-    /// Removes every entry whose key starts with `prefix`; returns how many there were.
-    ///
-    /// Costs a [`delete_range`](StateStore::delete_range).
+    /// Calls `f` as [`update`](Self::update) does; where `f` fails, nothing changes and its error is returned.
     ///
     /// # Errors
     ///
-    /// Those of [`delete_range`](StateStore::delete_range).
+    /// The error of `f`, and the errors of [`update`](Self::update).
+    ///
+    /// ```
+    /// use opstate::{InMemoryStore, StateError, StateStore, StateStoreExt};
+    ///
+    /// let mut store = InMemoryStore::new();
+    /// store.put_typed(b"stock", &1_u64)?;
+    /// let mut sell = |n: u64| {
+    ///     store.try_update(b"stock", |stock: &mut Option<u64>| {
+    ///         let left = stock.unwrap_or(0).checked_sub(n).ok_or_else(|| StateError::store("sold out"))?;
+    ///         *stock = Some(left);
+    ///         Ok::<_, StateError>(left)
+    ///     })
+    /// };
+    /// assert_eq!(sell(1)?, 0);
+    /// assert!(sell(1).is_err());
+    /// # Ok::<(), StateError>(())
+    /// ```
+    fn try_update<T: StateValue, R, E: From<StateError>>(
+        &mut self,
+        key: &[u8],
+        f: impl FnOnce(&mut Option<T>) -> Result<R, E>,
+    ) -> Result<R, E> {
+        let mut value = self.get_typed::<T>(key)?;
+        let was_there = value.is_some();
+        let result = f(&mut value)?;
+        match value {
+            Some(value) => self.put_typed(key, &value)?,
+            None if was_there => self.delete(key)?,
+            None => {}
+        }
+        Ok(result)
+    }
+
+    /// Removes `key` and returns its value as a `T`.
+    ///
+    /// Costs a [`get_typed`](Self::get_typed), and a [`delete`](StateStore::delete) where there is a value.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::WrongType`]; then the value stays. And those of [`delete`](StateStore::delete).
+    ///
+    /// ```
+    /// use opstate::{InMemoryStore, StateStoreExt};
+    ///
+    /// let mut store = InMemoryStore::new();
+    /// store.put_typed(b"clicks", &7_u64)?;
+    /// assert_eq!(store.take_typed::<u64>(b"clicks")?, Some(7));
+    /// assert_eq!(store.take_typed::<u64>(b"clicks")?, None);
+    /// # Ok::<(), opstate::StateError>(())
+    /// ```
+    fn take_typed<T: ReadValue>(&mut self, key: &[u8]) -> Result<Option<T>, StateError> {
+        let value = self.get_typed(key)?;
+        if value.is_some() {
+            self.delete(key)?;
+        }
+        Ok(value)
+    }
+
+    /// Deletes entries whose keys are in `range`, in order, and at most `limit` of them.
+    ///
+    /// Costs a [`delete_within`](StateStore::delete_within).
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`delete_within`](StateStore::delete_within).
+    ///
+    /// ```
+    /// use opstate::{Deleted, InMemoryStore, StateStore, StateStoreExt};
+    ///
+    /// let mut store = InMemoryStore::new();
+    /// for time in 0..10_u64 {
+    ///     store.put(&time.to_be_bytes(), b"")?;
+    /// }
+    /// let due = ..7_u64.to_be_bytes();
+    /// assert_eq!(store.delete_range(due, 5)?, Deleted { count: 5, is_done: false });
+    /// assert_eq!(store.delete_range(due, 5)?, Deleted { count: 2, is_done: true });
+    /// # Ok::<(), opstate::StateError>(())
+    /// ```
+    fn delete_range(&mut self, range: impl KeyRange, limit: usize) -> Result<Deleted, StateError> {
+        self.delete_within(range.bounds(), limit)
+    }
+
+    /// Removes entries whose keys are in `range`, in order and at most `limit` of them, and returns them.
+    ///
+    /// Costs a [`try_visit_range`](StateStore::try_visit_range) that copies them, and a
+    /// [`delete_within`](StateStore::delete_within).
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`try_visit_range`](StateStore::try_visit_range), before anything is removed, and those of
+    /// [`delete_within`](StateStore::delete_within). Entries removed until then are gone.
+    ///
+    /// ```
+    /// use opstate::{InMemoryStore, StateStore, StateStoreExt};
+    ///
+    /// let mut store = InMemoryStore::new();
+    /// store.put(b"a", b"1")?;
+    /// store.put(b"b", b"2")?;
+    /// let drained = store.drain_range(.., 1)?;
+    /// assert_eq!(drained.entries, [("a".into(), "1".into())]);
+    /// assert!(!drained.is_done);
+    /// # Ok::<(), opstate::StateError>(())
+    /// ```
+    fn drain_range(&mut self, range: impl KeyRange, limit: usize) -> Result<Drained, StateError> {
+        let bounds = range.bounds();
+        let (mut entries, mut is_done) = (Vec::new(), true);
+        self.try_visit_range(bounds, &mut |key, value| {
+            is_done = entries.len() < limit;
+            if !is_done {
+                return ControlFlow::Break(());
+            }
+            entries.push((Bytes::copy_from_slice(key), aligned_copy(value)));
+            ControlFlow::Continue(())
+        })?;
+        if let Some((last, _)) = entries.last() {
+            self.delete_within((bounds.0, Bound::Included(last)), entries.len())?;
+        }
+        Ok(Drained { entries, is_done })
+    }
+
+    /// Deletes every entry whose key starts with `prefix` and returns how many there were.
+    ///
+    /// Costs a [`delete_within`](StateStore::delete_within).
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`delete_within`](StateStore::delete_within).
     ///
     /// ```
     /// use opstate::{InMemoryStore, StateStore, StateStoreExt};
@@ -313,15 +389,14 @@ pub trait StateStoreExt: StateStore {
     /// # Ok::<(), opstate::StateError>(())
     /// ```
     fn delete_prefix(&mut self, prefix: &[u8]) -> Result<usize, StateError> {
-        let end = prefix_end(prefix);
-        self.delete_range(prefix..end.as_deref().unwrap_or(&BEYOND_EVERY_KEY))
+        with_prefix_bounds(prefix, |bounds| self.delete_within(bounds, usize::MAX)).map(|deleted| deleted.count)
     }
 
     /// Changes the store as `delta` says, which was taken against what the store holds now.
     ///
     /// Costs a [`snapshot`](StateStore::snapshot), its fingerprint in O(n), and what
-    /// [`StateSnapshot::apply`](crate::StateSnapshot::apply) costs, before anything is changed; then a write for each change. To recover from a chain
-    /// of deltas, apply it to the opened image, which knows its fingerprint, and
+    /// [`StateSnapshot::apply`](crate::StateSnapshot::apply) costs, before anything is changed; then a write for each
+    /// change. To recover from a chain of deltas, apply it to the opened image, which knows its fingerprint, and
     /// [`restore`](StateStore::restore) the result: that passes over all entries once.
     ///
     /// # Errors
@@ -347,7 +422,7 @@ pub trait StateStoreExt: StateStore {
     fn apply(&mut self, delta: &StateDelta) -> Result<(), StateError> {
         let before = self.snapshot();
         before.apply(delta)?;
-        // What goes makes room for what comes.
+        // Deletions first: they make room for the rest.
         let deletes = delta.iter().filter(|(_, new)| new.is_none());
         let puts = delta.iter().filter_map(|(key, new)| Some((key, new?)));
         let mut written = deletes.map(|(key, _)| key).try_for_each(|key| self.delete(&key));
@@ -358,10 +433,16 @@ pub trait StateStoreExt: StateStore {
         written
     }
 
-    /// Iterates over the entries whose keys are within `range`, in order, for any kind of range.
+    /// Iterates over all entries, in order and from both ends.
     ///
-    /// Costs a [`range_scan`](StateStore::range_scan); where the upper bound is included, also a
-    /// [`get`](StateStore::get). Bounds are slices: write `&key[..]` for a key in an array or a vector.
+    /// Costs an [`entries`](StateStore::entries).
+    fn iter(&self) -> Scan<'_> {
+        self.entries(ALL_KEYS)
+    }
+
+    /// Iterates over the entries whose keys are in `range`, in order and from both ends.
+    ///
+    /// Costs an [`entries`](StateStore::entries). Use [`.rev()`](Iterator::rev) for descending order.
     ///
     /// ```
     /// use opstate::{InMemoryStore, StateStore, StateStoreExt};
@@ -370,20 +451,39 @@ pub trait StateStoreExt: StateStore {
     /// for key in ["a", "b", "c"] {
     ///     store.put(key.as_bytes(), b"")?;
     /// }
-    /// let (a, b): (&[u8], &[u8]) = (b"a", b"b");
     /// assert_eq!(store.scan(..).count(), 3);
-    /// assert_eq!(store.scan(b..).count(), 2);
-    /// assert_eq!(store.scan(a..=b).count(), 2);
+    /// assert_eq!(store.scan("b"..).count(), 2);
+    /// assert_eq!(store.scan(b"a"..=b"b").count(), 2);
+    /// let last_two: Vec<_> = store.scan(..).rev().take(2).map(|(key, _)| key).collect();
+    /// assert_eq!(last_two, ["c", "b"]);
     /// # Ok::<(), opstate::StateError>(())
     /// ```
-    fn scan<'a>(&'a self, range: impl RangeBounds<&'a [u8]>) -> Entries<'a> {
-        scan_bounds(self, (range.start_bound().cloned(), range.end_bound().cloned()))
+    fn scan(&self, range: impl KeyRange) -> Scan<'_> {
+        self.entries(range.bounds())
     }
 
-    /// Iterates over the entries whose keys are within `range`, in order, with their values as `T`s.
+    /// Iterates over the entries whose keys start with `prefix`, in order and from both ends.
     ///
-    /// Costs a [`scan`](Self::scan), and for each entry the check of the bytes and the deserialization. (Values that a
-    /// scan hands out need not lie at the alignment that `rkyv::access` asks for; this takes care of it.)
+    /// Costs an [`entries`](StateStore::entries). Where only ascending order is needed,
+    /// [`prefix_scan`](StateStore::prefix_scan) does the same.
+    ///
+    /// ```
+    /// use opstate::{InMemoryStore, StateStore, StateStoreExt};
+    ///
+    /// let mut store = InMemoryStore::new();
+    /// for key in ["a/1", "a/2", "b/1"] {
+    ///     store.put(key.as_bytes(), b"")?;
+    /// }
+    /// assert_eq!(store.scan_prefix(b"a/").next_back().map(|(key, _)| key), Some("a/2".into()));
+    /// # Ok::<(), opstate::StateError>(())
+    /// ```
+    fn scan_prefix(&self, prefix: &[u8]) -> Scan<'_> {
+        with_prefix_bounds(prefix, |bounds| self.entries(bounds))
+    }
+
+    /// Iterates over the entries whose keys are in `range`, in order and from both ends, with their values as `T`s.
+    ///
+    /// Costs a [`scan`](Self::scan), and for each entry the check of the bytes and the deserialization.
     ///
     /// # Errors
     ///
@@ -403,145 +503,51 @@ pub trait StateStoreExt: StateStore {
     /// assert_eq!(sum, 3);
     /// # Ok::<(), opstate::StateError>(())
     /// ```
-    fn scan_typed<'a, T>(
-        &'a self,
-        range: impl RangeBounds<&'a [u8]>,
-    ) -> Box<dyn Iterator<Item = Result<(Bytes, T), StateError>> + 'a>
-    where
-        T: Archive + 'a,
-        T::Archived: for<'b> CheckBytes<HighValidator<'b, BoxedError>> + Deserialize<T, HighDeserializer<BoxedError>>,
-    {
-        Box::new(self.scan(range).map(|(key, value)| decode(&key, &value).map(|value| (key, value))))
+    fn scan_typed<T: ReadValue>(&self, range: impl KeyRange) -> TypedScan<'_, T> {
+        TypedScan::new(TryScan::new(self.scan(range).map(Ok)))
     }
 
-    /// Verifies a snapshot, then replaces the contents by those of it.
+    /// Returns the first entry. Costs the first step of an [`entries`](StateStore::entries).
     ///
-    /// For an image [opened without reading it](StateSnapshot::from_bytes_lazily) this reads all of it before the store
-    /// changes, and then what [`restore`](StateStore::restore) reads; for any other snapshot it is a `restore`.
+    /// ```
+    /// use opstate::{InMemoryStore, StateStore, StateStoreExt};
     ///
-    /// # Errors
-    ///
-    /// Those of [`StateSnapshot::verify`]. Then the store is as it was.
-    ///
-    /// # Panics
-    ///
-    /// If the image is read a second time, and that fails although the first did not. The stores of this crate are then as
-    /// they were, too.
-    fn try_restore(&mut self, snapshot: StateSnapshot) -> Result<(), StateError> {
-        snapshot.verify()?;
-        self.restore(snapshot);
-        Ok(())
+    /// let mut store = InMemoryStore::new();
+    /// for key in ["a", "b", "c"] {
+    ///     store.put(key.as_bytes(), b"")?;
+    /// }
+    /// let key = |entry: Option<(bytes::Bytes, bytes::Bytes)>| entry.map(|(key, _)| key);
+    /// assert_eq!(key(store.first()), Some("a".into()));
+    /// assert_eq!(key(store.last()), Some("c".into()));
+    /// assert_eq!(key(store.entry_before(b"b")), Some("a".into()));
+    /// assert_eq!(key(store.entry_after(b"c")), None);
+    /// # Ok::<(), opstate::StateError>(())
+    /// ```
+    fn first(&self) -> Option<(Bytes, Bytes)> {
+        self.iter().next()
+    }
+
+    /// Returns the last entry. Costs the last step of an [`entries`](StateStore::entries).
+    fn last(&self) -> Option<(Bytes, Bytes)> {
+        self.iter().next_back()
+    }
+
+    /// Returns the entry with the greatest key below `key`. Costs the last step of an [`entries`](StateStore::entries).
+    fn entry_before(&self, key: &[u8]) -> Option<(Bytes, Bytes)> {
+        self.scan(..key).next_back()
+    }
+
+    /// Returns the entry with the smallest key above `key`. Costs the first step of an [`entries`](StateStore::entries).
+    fn entry_after(&self, key: &[u8]) -> Option<(Bytes, Bytes)> {
+        self.entries((Bound::Excluded(key), Bound::Unbounded)).next()
     }
 
     /// Calls `f` with every entry whose key starts with `prefix`, in order, until it returns [`ControlFlow::Break`].
     ///
     /// Costs a [`visit_range`](StateStore::visit_range).
     fn visit_prefix(&self, prefix: &[u8], mut f: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
-        let end = prefix_end(prefix);
-        self.visit_range((Bound::Included(prefix), end.as_deref().map_or(Bound::Unbounded, Bound::Excluded)), &mut f);
+        with_prefix_bounds(prefix, |bounds| self.visit_range(bounds, &mut f));
     }
 }
 
 impl<S: StateStore + ?Sized> StateStoreExt for S {}
-
-/// Where a value may start within [`ALIGNMENT`] bytes for its archive to be valid.
-///
-/// The validator asks for the alignment of addresses. So that an answer depends on the bytes alone and not on where a store
-/// keeps them, each value is tried at both starts: at 0, where its type would have put it, and at 8, where a `HotStore` has
-/// every other one. Only forged bytes are valid at 8 and not at 0.
-const STARTS: [usize; 2] = [0, 8];
-
-/// Where the bytes start.
-fn start_of(bytes: &[u8]) -> usize {
-    bytes.as_ptr().addr() % ALIGNMENT
-}
-
-/// Checks `bytes` as an archived `T`, all of them.
-///
-/// rkyv looks for the root at the end and takes whatever it does not point to for granted, so that the first field of a
-/// longer type would do for a shorter one. Where the root validates without the bytes before it, they are not its own.
-fn access_all<T>(bytes: &[u8]) -> Result<&T, BoxedError>
-where
-    T: Portable + for<'a> CheckBytes<HighValidator<'a, BoxedError>>,
-{
-    let archived = access::<T, BoxedError>(bytes)?;
-    match bytes.len().checked_sub(size_of::<T>()) {
-        Some(rest @ 1..) if access::<T, BoxedError>(&bytes[rest..]).is_ok() => fail!(Unused { bytes: rest }),
-        _ => Ok(archived),
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("{bytes} bytes at its start belong to nothing")]
-struct Unused {
-    bytes: usize,
-}
-
-/// Checks `bytes` as an archived `T` and calls `f` with it, on a copy only where they are not valid as they lie.
-fn with_archived<T, R>(bytes: &[u8], f: impl FnOnce(&T::Archived) -> R) -> Result<R, BoxedError>
-where
-    T: Archive,
-    T::Archived: for<'a> CheckBytes<HighValidator<'a, BoxedError>>,
-{
-    if STARTS.contains(&start_of(bytes)) {
-        if let Ok(archived) = access_all::<T::Archived>(bytes) {
-            return Ok(f(archived));
-        }
-    }
-    let (copy, start) = valid_copy::<T>(bytes)?;
-    access_all::<T::Archived>(&copy.0[start..]).map(f)
-}
-
-/// As [`with_archived`], for changes in place. A copy is written back when `f` has returned.
-fn with_archived_mut<T, R>(bytes: &mut [u8], f: impl FnOnce(Seal<'_, T::Archived>) -> R) -> Result<R, BoxedError>
-where
-    T: Archive,
-    T::Archived: for<'a> CheckBytes<HighValidator<'a, BoxedError>>,
-{
-    if STARTS.contains(&start_of(bytes)) && access_all::<T::Archived>(bytes).is_ok() {
-        return Ok(f(access_mut::<T::Archived, BoxedError>(bytes)?));
-    }
-    let (mut copy, start) = valid_copy::<T>(bytes)?;
-    let result = f(access_mut::<T::Archived, BoxedError>(&mut copy.0[start..])?);
-    bytes.copy_from_slice(&copy.0[start..]);
-    Ok(result)
-}
-
-/// Copies `bytes` to the first of the [`STARTS`] where they are a valid archive of a `T`, and says which. An error is that
-/// of the first.
-fn valid_copy<T>(bytes: &[u8]) -> Result<(Scratch, usize), BoxedError>
-where
-    T: Archive,
-    T::Archived: for<'a> CheckBytes<HighValidator<'a, BoxedError>>,
-{
-    let mut error = None;
-    for start in STARTS {
-        let copy = Scratch::copy_of(bytes, start);
-        match access_all::<T::Archived>(&copy.0[start..]).map(drop) {
-            Ok(()) => return Ok((copy, start)),
-            Err(cause) => error = error.or(Some(cause)),
-        }
-    }
-    Err(error.expect("there are starts"))
-}
-
-/// Makes a `T` of the value of `key`.
-pub(crate) fn decode<T>(key: &[u8], value: &[u8]) -> Result<T, StateError>
-where
-    T: Archive,
-    T::Archived: for<'a> CheckBytes<HighValidator<'a, BoxedError>> + Deserialize<T, HighDeserializer<BoxedError>>,
-{
-    with_archived::<T, _>(value, |archived| deserialize::<T, BoxedError>(archived))
-        .and_then(identity)
-        .map_err(|cause| wrong_type::<T>(key, value.len(), cause))
-}
-
-fn wrong_type<T>(key: &[u8], value_len: usize, cause: BoxedError) -> StateError {
-    StateError::WrongType {
-        key: shown(key),
-        key_len: key.len(),
-        value_len,
-        type_name: type_name::<T>(),
-        cause: cause.into(),
-    }
-}

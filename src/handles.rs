@@ -1,20 +1,24 @@
 //! [`Handles`]: turns borrowed entries into handles, a run at a time.
 //!
 //! A scan that copied each key and each value into an allocation of its own would pay two allocations an entry. Here what
-//! has no handle of its own is gathered, a run of entries in one buffer, and the handles are slices of it.
+//! has no handle of its own is gathered, a run of entries in one buffer, and the handles are slices of it. Values start
+//! at multiples of [`VALUE_ALIGNMENT`] in it, with zeros before them.
 
 use std::collections::VecDeque;
 use std::mem;
 
 use bytes::Bytes;
+use rkyv::util::AlignedVec;
+
+use crate::aligned::{VALUE_ALIGNMENT, aligned};
 
 /// A key or value as it lies in a store.
 pub(crate) enum Part<'a> {
-    /// To be copied.
+    /// Bytes to be copied.
     Borrowed(&'a [u8]),
-    /// To be shared.
+    /// A handle to be handed out.
     Shared(Bytes),
-    /// To be shared by whoever wants a handle.
+    /// A handle of which whoever wants one makes a clone.
     Lent(&'a Bytes),
 }
 
@@ -31,8 +35,8 @@ impl Part<'_> {
 /// Up to `N` parts, to be handed out in the order in which they were pushed.
 pub(crate) struct Run<const N: usize> {
     /// Copies of the parts that are pushed.
-    gathering: Vec<u8>,
-    /// Those of the parts that are handed out, and how much of them was.
+    gathering: AlignedVec,
+    /// The buffer of the parts that are handed out, and how much of it was.
     gathered: Bytes,
     start: usize,
     /// The lengths of the parts; `SHARED` for one that is not copied.
@@ -42,13 +46,19 @@ pub(crate) struct Run<const N: usize> {
     shared: VecDeque<Bytes>,
 }
 
-/// No part that is copied is as long.
+/// The length of a part that is not copied. No other part is as long.
 const SHARED: u32 = u32::MAX;
+
+/// Returns where a value of `len` bytes starts that is put behind `end` bytes.
+#[inline]
+fn value_start(end: usize, len: usize) -> usize {
+    if len == 0 { end } else { end.next_multiple_of(VALUE_ALIGNMENT) }
+}
 
 impl<const N: usize> Run<N> {
     pub(crate) fn new() -> Self {
         Self {
-            gathering: Vec::new(),
+            gathering: AlignedVec::new(),
             gathered: Bytes::new(),
             start: 0,
             lens: [0; N],
@@ -61,13 +71,14 @@ impl<const N: usize> Run<N> {
     /// Begins a new run, which is expected to be so many times as large as the last one.
     pub(crate) fn begin(&mut self, growth: usize) {
         debug_assert!(self.next == self.len, "a run is handed out before the next one");
-        // A little more, because runs vary, and a vector that is full would be shared at the second handle only.
+        // A little more, because runs vary.
         self.gathering.reserve(self.gathered.len() * growth * 9 / 8 + 32);
         (self.next, self.len, self.start) = (0, 0, 0);
     }
 
-    pub(crate) fn push(&mut self, part: Part<'_>) {
-        self.lens[self.len] = match part {
+    #[inline]
+    pub(crate) fn push_key(&mut self, key: Part<'_>) {
+        let len = match key {
             Part::Borrowed(bytes) => {
                 self.gathering.extend_from_slice(bytes);
                 bytes.len() as u32
@@ -75,6 +86,28 @@ impl<const N: usize> Run<N> {
             Part::Shared(handle) => self.share(handle),
             Part::Lent(handle) => self.share(handle.clone()),
         };
+        self.push(len);
+    }
+
+    #[inline]
+    pub(crate) fn push_value(&mut self, value: Part<'_>) {
+        let len = match value {
+            Part::Borrowed(bytes) => {
+                let end = self.gathering.len();
+                let padding = value_start(end, bytes.len()) - end;
+                self.gathering.extend_from_slice(&[0; VALUE_ALIGNMENT][..padding]);
+                self.gathering.extend_from_slice(bytes);
+                bytes.len() as u32
+            }
+            Part::Shared(handle) => self.share(aligned(handle)),
+            Part::Lent(handle) => self.share(aligned(handle.clone())),
+        };
+        self.push(len);
+    }
+
+    #[inline]
+    fn push(&mut self, len: u32) {
+        self.lens[self.len] = len;
         self.len += 1;
     }
 
@@ -85,12 +118,24 @@ impl<const N: usize> Run<N> {
 
     /// Ends the run. From here on its parts can be had.
     pub(crate) fn end(&mut self) {
-        self.gathered = mem::take(&mut self.gathering).into();
+        let gathered = mem::take(&mut self.gathering);
+        self.gathered = if gathered.is_empty() { Bytes::new() } else { Bytes::from_owner(gathered) };
     }
 
-    /// The next part, if one is left.
+    /// Returns the next part, which was pushed as a key, if one is left.
     #[inline]
-    pub(crate) fn next(&mut self) -> Option<Bytes> {
+    pub(crate) fn next_key(&mut self) -> Option<Bytes> {
+        self.next(|end, _| end)
+    }
+
+    /// Returns the next part, which was pushed as a value, if one is left.
+    #[inline]
+    pub(crate) fn next_value(&mut self) -> Option<Bytes> {
+        self.next(value_start)
+    }
+
+    #[inline]
+    fn next(&mut self, start: impl FnOnce(usize, usize) -> usize) -> Option<Bytes> {
         if self.next == self.len {
             return None;
         }
@@ -99,8 +144,8 @@ impl<const N: usize> Run<N> {
         if len == SHARED {
             return self.shared.pop_front();
         }
-        let start = self.start;
-        self.start += len as usize;
+        let start = start(self.start, len as usize);
+        self.start = start + len as usize;
         Some(self.gathered.slice(start..self.start))
     }
 }
@@ -108,7 +153,7 @@ impl<const N: usize> Run<N> {
 /// The longest run of a scan, in entries. A handle that is kept keeps the copied parts of its run.
 pub(crate) const LONGEST_RUN: usize = 64;
 
-/// An iterator of handles over an iterator of entries.
+/// An iterator of handles over an iterator of entries, in whatever order that yields them.
 pub(crate) struct Handles<I> {
     entries: I,
     run: Run<{ 2 * LONGEST_RUN }>,
@@ -124,8 +169,8 @@ impl<'a, I: Iterator<Item = (Part<'a>, Part<'a>)>> Handles<I> {
     fn next_run(&mut self) {
         self.run.begin(if self.run_len < LONGEST_RUN { 4 } else { 1 });
         for (key, value) in self.entries.by_ref().take(self.run_len) {
-            self.run.push(key);
-            self.run.push(value);
+            self.run.push_key(key);
+            self.run.push_value(value);
         }
         self.run.end();
         self.run_len = (self.run_len * 4).min(LONGEST_RUN);
@@ -137,13 +182,13 @@ impl<'a, I: Iterator<Item = (Part<'a>, Part<'a>)>> Iterator for Handles<I> {
 
     #[inline]
     fn next(&mut self) -> Option<(Bytes, Bytes)> {
-        let key = match self.run.next() {
+        let key = match self.run.next_key() {
             Some(key) => key,
             None => {
                 self.next_run();
-                self.run.next()?
+                self.run.next_key()?
             }
         };
-        Some((key, self.run.next()?))
+        Some((key, self.run.next_value()?))
     }
 }

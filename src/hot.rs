@@ -37,17 +37,22 @@ mod spare;
 mod versions;
 
 use std::cell::RefCell;
+use std::fmt;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::mem;
-use std::ops::{Bound, ControlFlow, Range};
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use ahash::RandomState;
 use bytes::Bytes;
 
+use crate::aligned::{aligned, aligned_copy};
+use crate::bounds::{ALL_KEYS, KeyBounds, OwnedBounds, half_open};
 use crate::handles::Handles;
-use crate::store::{KeyBounds, check_entry_lens, half_open};
-use crate::{StateError, StateSnapshot, StateStore, check_entry_len};
+use crate::scan::TwoEnds;
+use crate::snapshot::expect_sound;
+use crate::store::check_entry_lens;
+use crate::{Deleted, StateError, StateSnapshot, StateStore, check_entry_len};
 use arena::{Arena, ArenaView, ChunkSizes, Location, NewValue, Record};
 use frozen::{Frozen, FrozenEntries, parts};
 use journal::{Journal, NOWHERE, Note};
@@ -58,11 +63,11 @@ use versions::Versions;
 /// copies it.
 const LARGE_VALUE: usize = 512;
 
-/// For so many entries a restored hash index is sized beforehand. A snapshot that was opened without reading it may lie about
+/// For so many entries a restored hash index is sized beforehand. An image that nobody has verified may lie about
 /// how many it has; beyond this the index grows as they come.
 const UNVERIFIED: usize = 4 << 20;
 
-/// Of the memory that records lie in, this part may be kept for new ones when it is no longer used.
+/// One in so many bytes of the memory of records may be kept for new ones when it is no longer used.
 const SPARE_CHUNKS: usize = 8;
 
 /// How many lookups of a batch, or records that are moved, are under way at once.
@@ -85,6 +90,7 @@ type EntryView = entry_table::EntryView<{ sizes::PAGE }, { sizes::BRANCH }>;
 type SortedIndex = sorted::SortedIndex<{ sizes::LEAF }, { sizes::INNER }>;
 type SortedView = sorted::SortedView<{ sizes::LEAF }, { sizes::INNER }>;
 type Ids<'a, R> = sorted::Ids<'a, R, { sizes::LEAF }, { sizes::INNER }>;
+type IdsDown<'a, R> = sorted::IdsDown<'a, R, { sizes::LEAF }, { sizes::INNER }>;
 
 /// Asks the processor to fetch the cache line of an address. It is a hint: any address will do.
 #[inline]
@@ -102,7 +108,7 @@ fn prefetch<T>(address: *const T) {
     let _ = address;
 }
 
-/// The same for all cache lines of `bytes` from `start` on.
+/// Asks the processor to fetch all cache lines of `bytes` from `start` on.
 #[inline]
 fn prefetch_all(start: *const u8, bytes: usize) {
     (0..bytes).step_by(64).for_each(|at| prefetch(start.wrapping_add(at)));
@@ -149,9 +155,9 @@ fn prefetch_all(start: *const u8, bytes: usize) {
 /// allocation that fails ends the process by an abort, as is Rust's default. Nothing of a store outlives that, but images
 /// that were written before do. So set a budget some way below the limit, or have checkpoints.
 ///
-/// Where such an allocation unwinds, as one does under a nightly compiler's `alloc_error_hook` that panics, a call has changed
-/// nothing or all that it was to change ([`put_many`](StateStore::put_many) and [`delete_range`](StateStore::delete_range) that of
-/// some entries), and the store goes on.
+/// Where such an allocation unwinds, as one does under a nightly compiler's `alloc_error_hook` that panics, a call has
+/// changed nothing or all that it was to change ([`put_many`](StateStore::put_many) and
+/// [`delete_within`](StateStore::delete_within) that of some entries), and the store goes on.
 ///
 /// # Panics
 ///
@@ -246,7 +252,7 @@ impl HotStoreBuilder {
     }
 }
 
-/// What a [`HotStore`] holds and what it takes to hold it, in bytes but for the counts.
+/// Contents and memory of a [`HotStore`]: counts, and bytes for all else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HotStats {
@@ -254,7 +260,7 @@ pub struct HotStats {
     pub entries: usize,
     /// The records of entries: keys, values that are not large, headers, and room left over where a value became shorter.
     pub live_bytes: usize,
-    /// What deleted and replaced records still take.
+    /// Memory of deleted and replaced records that is not yet reused.
     pub dead_bytes: usize,
     /// The values of more than 512 bytes.
     pub large_value_bytes: usize,
@@ -266,11 +272,11 @@ pub struct HotStats {
     pub chunk_bytes: usize,
     /// The notes of which entries changed since the snapshots that are alive, and room for some more.
     pub journal_bytes: usize,
-    /// What only snapshots see.
+    /// Memory that only snapshots see.
     pub pinned_bytes: usize,
-    /// What only snapshots saw, kept for the copies that the next one makes necessary: at most `index_bytes` and an eighth of
-    /// `chunk_bytes`, within the budget. Where a store shrank, what is beyond that goes little by little as others are taken
-    /// and dropped.
+    /// Freed snapshot memory, kept for the copies that the next snapshot makes necessary: at most `index_bytes` and an
+    /// eighth of `chunk_bytes`, within the budget. Where a store shrank, what is beyond that goes little by little as
+    /// others are taken and dropped.
     pub spare_bytes: usize,
     /// The number of live snapshots, clones not counted.
     pub snapshots: usize,
@@ -345,7 +351,7 @@ impl HotStore {
 
     /// Gives what is kept for the next snapshot's copies to the allocator. A store that no more snapshots are taken of need
     /// not have it. O(what is kept).
-    pub fn release_spare(&mut self) {
+    pub fn release_spare_memory(&mut self) {
         self.versions.stop_sparing();
     }
 
@@ -359,23 +365,23 @@ impl HotStore {
         if self.budget == usize::MAX || old.is_some_and(is_free) {
             return Ok(());
         }
-        /// What an entry takes in the three indexes, about.
+        /// About how many bytes an entry takes in the three indexes.
         const INDEXED: usize = 40;
         let in_record = if value.len() > LARGE_VALUE { 0 } else { value.len() };
         let indexed = if old.is_none() { INDEXED } else { 0 };
-        let asked = arena.growth(key.len(), in_record) + large(value.len()) + indexed;
-        if asked == 0 {
+        let needed = arena.growth(key.len(), in_record) + large(value.len()) + indexed;
+        if needed == 0 {
             return Ok(());
         }
         let budget = self.budget;
-        let excess = |used: usize| used.saturating_add(asked).saturating_sub(budget);
+        let excess = |used: usize| used.saturating_add(needed).saturating_sub(budget);
         let mut used = self.stats().total_bytes();
         if excess(used) > 0 {
             self.versions.free_spare(excess(used));
             used = self.stats().total_bytes();
         }
         if excess(used) > 0 {
-            return Err(StateError::OverBudget { budget, used, asked });
+            return Err(StateError::OverBudget { budget, used, needed });
         }
         Ok(())
     }
@@ -434,7 +440,7 @@ impl HotStore {
         self.check_budget(key, value, found)?;
         match found {
             Some(location) => self.overwrite(hash, location, key, value, handle),
-            None => self.insert(hash, key, value, handle),
+            None => self.add_entry(hash, key, value, handle),
         }
         self.compact(key.len() + value.len());
         Ok(())
@@ -451,7 +457,7 @@ impl HotStore {
             small => Err(small),
         };
         if let Err(new) = in_place {
-            // What can fail comes first.
+            // Allocations come first, so that nothing has changed where one fails.
             let slot = table.location_mut(versions, id);
             let page = journal.get_mut().page(versions);
             let moved = arena.append(versions, id, key, new);
@@ -464,7 +470,8 @@ impl HotStore {
         self.large_bytes = self.large_bytes - large(old_len) + large(value.len());
     }
 
-    fn insert(&mut self, hash: u64, key: &[u8], value: &[u8], handle: Option<Bytes>) {
+    /// Adds an entry whose key is not there.
+    fn add_entry(&mut self, hash: u64, key: &[u8], value: &[u8], handle: Option<Bytes>) {
         let Self { hasher, index, sorted, records, versions, journal, .. } = self;
         let id = records.table.reserve(versions).expect(TOO_MANY);
         let page = journal.get_mut().page(versions);
@@ -487,11 +494,12 @@ impl HotStore {
         index.insert(hash, location, |location| hash_key(hasher, records.arena.record(location).key()));
     }
 
-    fn remove(&mut self, hash: u64, location: Location, key: &[u8]) {
+    /// Removes the entry whose record is at `location`.
+    fn remove_entry(&mut self, hash: u64, location: Location, key: &[u8]) {
         let Self { index, sorted, records, versions, journal, .. } = self;
         let record = records.arena.record(location);
         let (id, value_len) = (record.id(), record.value_len());
-        // What can fail comes first.
+        // Allocations come first, so that nothing has changed where one fails.
         records.table.location_mut(versions, id);
         let page = journal.get_mut().page(versions);
         sorted.remove(versions, records, key, id);
@@ -512,7 +520,7 @@ impl HotStore {
         let mut budget = 256 + 4 * written;
         let Some(mut next) = arena.emptied_from() else { return };
         while budget > 0 {
-            // Whether a record is live is written where its id leads, and moving it changes that place, in a copy of its page
+            // The table tells if a record is live, and moving the record changes its place there, in a copy of the page
             // where a snapshot sees that, and a bucket. All are cache misses, which overlap for as many records as are taken
             // here together.
             let mut batch = [(0, 0, 0); BATCH];
@@ -544,7 +552,8 @@ impl HotStore {
                 }
             }
             for &(location, id, hash) in &batch[..live] {
-                // What can fail comes first. Then those before are dead, and found so when the rest is gone through again.
+                // Allocations come first. Where one fails, the records before it are dead, and are found so when the rest
+                // is gone through again.
                 let slot = table.location_mut(versions, id);
                 let page = journal.get_mut().page(versions);
                 let moved = arena.relocate(versions, location);
@@ -564,17 +573,17 @@ impl HotStore {
             key.clear();
             key.extend_from_slice(self.records.arena.record(location).key());
             let hash = self.hash(&key);
-            self.remove(hash, location, &key);
+            self.remove_entry(hash, location, &key);
             self.compact(key.len());
         }
     }
 
     /// Adds all entries of `snapshot`, to a store that has none.
-    fn fill(&mut self, snapshot: &StateSnapshot) {
+    fn fill(&mut self, snapshot: &StateSnapshot) -> Result<(), StateError> {
         let mut count = 0;
         // An entry is added to the hash index some entries later, when its bucket has come.
         let mut pending = [(0, 0); BATCH];
-        snapshot.visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
+        snapshot.source().try_visit(ALL_KEYS, &mut |key, value| {
             let hash = self.hash(key);
             self.index.prefetch(hash);
             // An empty table gives out ids in order.
@@ -591,12 +600,13 @@ impl HotStore {
             }
             count += 1;
             ControlFlow::Continue(())
-        });
+        })?;
         pending.into_iter().take(count as usize).for_each(|entry| self.add_to_index(entry));
         self.sorted = SortedIndex::bulk(&self.versions, &self.records, 0..count);
+        Ok(())
     }
 
-    fn range<'a>(&'a self, range: KeyBounds<'a>) -> Scan<'a, Live> {
+    fn range<'a>(&'a self, range: KeyBounds<'a>) -> Scan<'a, Live, Ids<'a, Live>> {
         Scan::new(&self.records, self.sorted.view().range(&self.records, range))
     }
 }
@@ -613,7 +623,13 @@ fn new_value(value: &[u8], handle: Option<Bytes>) -> NewValue<'_> {
     if value.len() <= LARGE_VALUE {
         return NewValue::Small(value);
     }
-    NewValue::Large(handle.unwrap_or_else(|| Bytes::copy_from_slice(value)))
+    NewValue::Large(large_value(value, handle))
+}
+
+/// Returns a large value as an aligned handle.
+#[inline(never)]
+fn large_value(value: &[u8], handle: Option<Bytes>) -> Bytes {
+    handle.map_or_else(|| aligned_copy(value), aligned)
 }
 
 const TOO_MANY: &str = "there are fewer than 2^32 entries";
@@ -637,7 +653,7 @@ impl Drop for Added<'_> {
     }
 }
 
-/// What counts of a value's length as that of a large one.
+/// Returns the value's length if it is stored out of line, else 0.
 fn large(len: usize) -> usize {
     if len > LARGE_VALUE { len } else { 0 }
 }
@@ -645,6 +661,17 @@ fn large(len: usize) -> usize {
 impl Drop for HotStore {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+/// Shows the counts, and none of the contents.
+impl fmt::Debug for HotStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HotStore")
+            .field("len", &self.len())
+            .field("size_bytes", &self.size_bytes)
+            .field("memory_bytes", &self.memory_bytes())
+            .finish_non_exhaustive()
     }
 }
 
@@ -660,7 +687,7 @@ impl StateStore for HotStore {
     fn delete(&mut self, key: &[u8]) -> Result<(), StateError> {
         let hash = self.hash(key);
         if let Some(location) = self.locate(hash, key) {
-            self.remove(hash, location, key);
+            self.remove_entry(hash, location, key);
             self.compact(key.len());
         }
         Ok(())
@@ -706,18 +733,7 @@ impl StateStore for HotStore {
     }
 
     fn restore(&mut self, snapshot: StateSnapshot) {
-        // Beside what there is, because a snapshot that is verified as it is read may panic.
-        let mut restored = HotStoreBuilder {
-            sizes: self.records.arena.sizes(),
-            capacity: snapshot.len().min(UNVERIFIED),
-            budget: self.budget,
-        }
-        .build();
-        restored.versions = self.versions.fork();
-        restored.fill(&snapshot);
-        self.journal.get_mut().clear();
-        mem::swap(&mut self.journal, &mut restored.journal);
-        *self = restored;
+        expect_sound(self.try_restore(snapshot));
     }
 
     fn clear(&mut self) {
@@ -758,10 +774,50 @@ impl StateStore for HotStore {
         self.write(key, &value.clone(), Some(value))
     }
 
-    fn delete_range(&mut self, range: Range<&[u8]>) -> Result<usize, StateError> {
-        let ids: Vec<u32> = self.sorted.view().range(&self.records, half_open(range)).collect();
-        self.remove_ids(&ids);
-        Ok(ids.len())
+    fn take(&mut self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        let hash = self.hash(key);
+        let Some(location) = self.locate(hash, key) else { return Ok(None) };
+        let value = self.records.arena.record(location).value().to_bytes();
+        self.remove_entry(hash, location, key);
+        self.compact(key.len());
+        Ok(Some(value))
+    }
+
+    fn delete_within(&mut self, bounds: KeyBounds<'_>, limit: usize) -> Result<Deleted, StateError> {
+        let mut ids = self.sorted.view().range(&self.records, bounds);
+        let deleted: Vec<u32> = ids.by_ref().take(limit).collect();
+        let is_done = ids.next().is_none();
+        self.remove_ids(&deleted);
+        Ok(Deleted { count: deleted.len(), is_done })
+    }
+
+    fn entries(&self, bounds: KeyBounds<'_>) -> crate::Scan<'_> {
+        let (sorted, records) = (self.sorted.view(), &self.records);
+        crate::Scan::new(TwoEnds::new(
+            OwnedBounds::copy_of(bounds),
+            move |bounds| Handles::new(Scan::new(records, sorted.range_of_copy(records, bounds.get())).map(parts)),
+            move |bounds| Handles::new(Scan::new(records, sorted.range_down(records, bounds.get())).map(parts)),
+        ))
+    }
+
+    fn try_restore(&mut self, snapshot: StateSnapshot) -> Result<(), StateError> {
+        // Beside what there is, because a snapshot that is verified as it is read may turn out to be damaged.
+        let mut restored = HotStoreBuilder {
+            sizes: self.records.arena.sizes(),
+            capacity: snapshot.len().min(UNVERIFIED),
+            budget: self.budget,
+        }
+        .build();
+        restored.versions = self.versions.fork();
+        restored.fill(&snapshot)?;
+        self.journal.get_mut().clear();
+        mem::swap(&mut self.journal, &mut restored.journal);
+        *self = restored;
+        Ok(())
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.stats().total_bytes()
     }
 
     fn visit_range(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
@@ -810,7 +866,7 @@ impl HotStore {
         index.validate(|location| self.hash(arena.record(location).key()));
         assert_eq!((index.len(), sorted.len()), (table.len(), table.len()), "invariant 1");
         let (mut size, mut large_size, mut last) = (0, 0, None);
-        for record in self.range((Bound::Unbounded, Bound::Unbounded)) {
+        for record in self.range(ALL_KEYS) {
             let location = table.view().get(record.id());
             assert_eq!(self.locate(self.hash(record.key()), record.key()), Some(location), "invariant 1");
             assert!(last.is_none_or(|last| last < record.key()), "invariant 1");

@@ -64,30 +64,30 @@ use crate::StateError;
 /// let parts: [&[u8]; 3] = [b"", b"user-7", b"flights/DTW"];
 /// assert_eq!(parts.map(|part| groups.group_of(part)), [22, 88, 87]);
 /// // Three workers have 43, 43 and 42 groups.
-/// assert_eq!((0..3).map(|worker| groups.of_worker(worker, 3)).collect::<Vec<_>>(), [0..43, 43..86, 86..128]);
+/// assert_eq!((0..3).map(|worker| groups.groups_of(worker, 3)).collect::<Vec<_>>(), [0..43, 43..86, 86..128]);
 /// assert_eq!(groups.worker_of(43, 3), 1);
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KeyGroups {
-    /// From 1 to `MOST`.
+    /// From 1 to `MAX`.
     count: u32,
 }
 
 impl KeyGroups {
     /// The largest number of groups.
-    pub const MOST: u32 = 32_768;
+    pub const MAX: u32 = 32_768;
 
-    /// Makes a number of groups, from 1 to [`MOST`](Self::MOST).
+    /// Makes a number of groups, from 1 to [`MAX`](Self::MAX).
     ///
     /// # Errors
     ///
-    /// [`StateError::KeyGroupCount`].
+    /// [`StateError::InvalidKeyGroupCount`].
     pub const fn new(count: u32) -> Result<Self, StateError> {
         match count {
-            1..=Self::MOST => Ok(Self { count }),
-            found => Err(StateError::KeyGroupCount { found, most: Self::MOST }),
+            1..=Self::MAX => Ok(Self { count }),
+            found => Err(StateError::InvalidKeyGroupCount { found, max: Self::MAX }),
         }
     }
 
@@ -109,9 +109,9 @@ impl KeyGroups {
         (u64::from(group) * u64::from(workers.max(1)) / u64::from(self.count)) as u32
     }
 
-    /// Returns the groups that a worker has, of so many. Empty for a worker beyond the last, and for some if there are
-    /// more workers than groups.
-    pub fn of_worker(self, worker: u32, workers: u32) -> Range<u32> {
+    /// Returns the groups that a worker has, of so many workers. Empty for a worker beyond the last, and for some if
+    /// there are more workers than groups.
+    pub fn groups_of(self, worker: u32, workers: u32) -> Range<u32> {
         let workers = workers.max(1);
         // The first group that `worker_of` gives to this worker or a later one.
         let first =
@@ -153,14 +153,14 @@ mod tests {
             for workers in [1, 2, 3, 5, 7, 64, 127, 128, 129, 1000, 40_000, u32::MAX] {
                 let mut next = 0;
                 for worker in (0..workers.min(70_000)).chain([workers - 1]) {
-                    let range = groups.of_worker(worker, workers);
+                    let range = groups.groups_of(worker, workers);
                     assert!(worker == workers - 1 || range.start == next, "{worker} of {workers}, {count} groups");
                     next = range.end;
                     assert!(range.len() as u32 <= count.div_ceil(workers));
                     assert!(range.clone().all(|group| groups.worker_of(group, workers) == worker));
                 }
                 assert_eq!(next, count);
-                assert!(groups.of_worker(workers, workers).is_empty());
+                assert!(groups.groups_of(workers, workers).is_empty());
             }
         }
     }
@@ -169,8 +169,8 @@ mod tests {
     fn what_does_not_exist_counts_as_the_nearest() {
         let groups = KeyGroups::new(128).unwrap();
         assert_eq!([127, 128, u32::MAX].map(|group| groups.worker_of(group, 3)), [2; 3]);
-        assert_eq!((groups.worker_of(127, 0), groups.of_worker(0, 0)), (0, 0..128));
-        assert!(groups.of_worker(u32::MAX, 3).is_empty());
+        assert_eq!((groups.worker_of(127, 0), groups.groups_of(0, 0)), (0, 0..128));
+        assert!(groups.groups_of(u32::MAX, 3).is_empty());
     }
 
     #[test]
@@ -197,7 +197,10 @@ mod tests {
     fn impossible_numbers_are_refused() {
         for count in [0, 32_769, u32::MAX] {
             let error = KeyGroups::new(count).unwrap_err();
-            assert!(matches!(error, StateError::KeyGroupCount { found, most: 32_768 } if found == count), "{error}");
+            assert!(
+                matches!(error, StateError::InvalidKeyGroupCount { found, max: 32_768 } if found == count),
+                "{error}"
+            );
         }
     }
 }

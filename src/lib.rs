@@ -18,17 +18,18 @@
 //! | for | see |
 //! |---|---|
 //! | the rules every store keeps, and how to implement one | [`StateStore`] |
-//! | typed values (rkyv), types that change, prefixes, ranges of any kind | [`StateStoreExt`] |
+//! | typed values (rkyv), types that change, prefixes, ranges of any kind, both ends | [`StateStoreExt`], [`StateValue`], [`KeyRange`], [`Scan`] |
 //! | a store | [`HotStore`], and the plain reference [`InMemoryStore`] |
 //! | snapshots, images, fingerprints | [`StateSnapshot`], [`ImageOptions`], [`Fingerprint`] |
-//! | images larger than memory, or opened in microseconds | [`StateSnapshot::from_reader`], [`StateSnapshot::from_bytes_lazily`], `StateSnapshot::open` (the feature `mmap`) |
+//! | images larger than memory, or opened in microseconds | [`UnverifiedImage`], with `UnverifiedImage::open` behind the feature `mmap` |
+//! | which operator an image belongs to | [`Label`] |
 //! | images as streams: progress, cancelling, threads | [`StateSnapshot::write_with_progress`], [`StateSnapshot::read_from`], [`ImageOptions::threads`] |
 //! | what changed between two snapshots, as bytes or one by one | [`StateDelta`], [`StateSnapshot::diff`] |
 //! | snapshots inside of your own archived struct | [`ArchivedStateSnapshot`] |
 //! | state that moves between workers | [`KeyGroups`], [`StateSnapshot::split`], [`StateSnapshot::merge`], [`GroupedImage`] |
 //! | what is in a file, also a damaged one, and what of it can be read | [`ImageInfo`], and the example `inspect` |
 //! | what can go wrong | [`StateError`] |
-//! | a store of your own: how to write it, how to check it | [`StateStore`], the module `conformance` (a feature) |
+//! | a store of your own: how to write it, how to check it | [`StateStore`], [`SnapshotSource`], the module `conformance` (a feature) |
 //!
 //! # A store in use
 //!
@@ -41,7 +42,7 @@
 //! // Values are bytes, or anything that rkyv archives.
 //! store.put(b"route/DTW-LAS", b"on time")?;
 //! store.put_typed(b"count/DTW", &1_u64)?;
-//! store.update::<u64>(b"count/DTW", |count| Some(count? + 1))?;
+//! store.update(b"count/DTW", |count: &mut Option<u64>| *count.get_or_insert(0) += 1)?;
 //! assert_eq!(store.get_typed::<u64>(b"count/DTW")?, Some(2));
 //!
 //! // A snapshot is a value of its own.
@@ -62,7 +63,7 @@
 //!
 //! | state | key | then |
 //! |---|---|---|
-//! | windows | window end (`u64::to_be_bytes`), then the group | closing is a `range_scan` and a `delete_range` up to the watermark |
+//! | windows | window end (`u64::to_be_bytes`), then the group | closing is a `drain_range` up to the watermark |
 //! | a join's side | join key, then event time | a match is a `range_scan` of the key's time bound |
 //! | expiry of entries keyed otherwise | a second store: time, then the key | one range finds what is due |
 //!
@@ -77,14 +78,19 @@
 
 #![cfg_attr(all(test, alloc_error_hook), feature(alloc_error_hook))]
 
+mod aligned;
+mod bounds;
 mod error;
 mod ext;
 mod handles;
 mod hot;
 mod key_group;
 mod memory;
+mod scan;
 mod snapshot;
+mod source;
 mod store;
+mod typed;
 
 // Unit tests share the model with the tests of the public contract.
 #[cfg(test)]
@@ -98,17 +104,22 @@ pub mod fuzzing;
 pub use bytes;
 pub use rkyv;
 
+pub use aligned::VALUE_ALIGNMENT;
+pub use bounds::{KeyBounds, KeyRange};
 pub use error::StateError;
-pub use ext::StateStoreExt;
+pub use ext::{Drained, StateStoreExt};
 pub use hot::{HotStats, HotStore, HotStoreBuilder};
 pub use key_group::KeyGroups;
 pub use memory::InMemoryStore;
+pub use scan::{Entries, Scan, TryScan, TypedScan};
 pub use snapshot::{
-    ArchivedStateSnapshot, Changes, DeltaEnds, Differences, Fingerprint, GroupInfo, GroupedImage, ImageInfo, ImageKind,
-    ImageOptions, ImageTotals, Progress, SegmentInfo, StateDelta, StateSnapshot, StateSnapshotResolver, TryDifferences,
-    TryEntries,
+    ArchivedStateSnapshot, Changes, DeltaInfo, Difference, Differences, Fingerprint, GroupInfo, GroupedImage,
+    ImageInfo, ImageKind, ImageOptions, ImageTotals, Label, Progress, SegmentInfo, SnapshotIntoIter, StateDelta,
+    StateSnapshot, StateSnapshotResolver, TryDifferences, UnverifiedImage,
 };
-pub use store::{Entries, KeyBounds, MAX_KEY_LEN, MAX_VALUE_LEN, StateStore, check_entry_len};
+pub use source::SnapshotSource;
+pub use store::{Deleted, MAX_KEY_LEN, MAX_VALUE_LEN, StateStore, check_entry_len};
+pub use typed::{MAX_VALUE_DEPTH, ReadValue, StateValue, ViewValue, WriteValue};
 
 #[cfg(doctest)]
 mod must_not_compile;

@@ -4,20 +4,22 @@ mod key;
 mod map;
 mod value;
 
+use std::fmt;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::snapshot::{Source, prefix_scan};
-use crate::store::{KeyBounds, half_open};
-use crate::{StateError, StateSnapshot, StateStore, check_entry_len};
+use crate::bounds::{KeyBounds, OwnedBounds, half_open, with_prefix_bounds};
+use crate::scan::TwoEnds;
+use crate::snapshot::{Source as _, expect_sound};
+use crate::{Scan, StateError, StateSnapshot, StateStore, check_entry_len};
 use map::SortedMap;
 use value::Value;
 
 /// A [`StateStore`] on a `BTreeMap`: small, plain, entirely safe code.
 ///
-/// It is the reference for what a store does, and enough for state of up to some hundred thousand entries.
+/// This is the reference for the behaviour of stores, and enough for state of up to some hundred thousand entries.
 ///
 /// # Costs
 ///
@@ -58,15 +60,25 @@ impl InMemoryStore {
         Self::default()
     }
 
-    /// Whether a change of `key` would find nothing to change, asked where making sure costs less than copying the map.
+    /// Returns `true` if the map is shared and `key` is absent, so that a change of it need not copy the map.
     fn is_shared_without(&self, key: &[u8]) -> bool {
         Arc::strong_count(&self.map) > 1 && self.map.find(key).is_none()
     }
 }
 
+/// Shows the counts, and none of the contents.
+impl fmt::Debug for InMemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InMemoryStore")
+            .field("len", &self.len())
+            .field("size_bytes", &self.size_bytes())
+            .finish_non_exhaustive()
+    }
+}
+
 impl StateStore for InMemoryStore {
     fn get(&self, key: &[u8]) -> Option<Bytes> {
-        self.map.get(key)
+        self.map.find(key).map(Value::to_bytes)
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StateError> {
@@ -83,11 +95,11 @@ impl StateStore for InMemoryStore {
     }
 
     fn prefix_scan<'a>(&'a self, prefix: &'a [u8]) -> Box<dyn Iterator<Item = (Bytes, Bytes)> + 'a> {
-        prefix_scan(&*self.map, prefix)
+        Box::new(with_prefix_bounds(prefix, |bounds| self.map.handles(bounds)))
     }
 
     fn range_scan<'a>(&'a self, range: Range<&'a [u8]>) -> Box<dyn Iterator<Item = (Bytes, Bytes)> + 'a> {
-        self.map.scan(half_open(range))
+        Box::new(self.map.handles(half_open(range)))
     }
 
     fn size_bytes(&self) -> usize {
@@ -103,7 +115,7 @@ impl StateStore for InMemoryStore {
     }
 
     fn restore(&mut self, snapshot: StateSnapshot) {
-        self.map = SortedMap::of(&snapshot);
+        expect_sound(self.try_restore(snapshot));
     }
 
     fn clear(&mut self) {
@@ -127,5 +139,23 @@ impl StateStore for InMemoryStore {
 
     fn visit_range(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
         self.map.visit(range, f);
+    }
+
+    fn entries(&self, bounds: KeyBounds<'_>) -> Scan<'_> {
+        Scan::new(TwoEnds::new(
+            OwnedBounds::copy_of(bounds),
+            |bounds| self.map.handles(bounds.get()),
+            |bounds| self.map.handles_down(bounds.get()),
+        ))
+    }
+
+    fn try_restore(&mut self, snapshot: StateSnapshot) -> Result<(), StateError> {
+        self.map = SortedMap::of(&snapshot)?;
+        Ok(())
+    }
+
+    /// Returns about how much memory the store uses, for a `BTreeMap` does not tell.
+    fn memory_bytes(&self) -> usize {
+        self.map.memory_bytes()
     }
 }

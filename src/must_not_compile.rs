@@ -1,5 +1,5 @@
-//! What must not compile, as doctests, each twice: once with the mistake, and once without, which shows that it is nothing else
-//! that the compiler refuses.
+//! Programs that must not compile, as doctests. Each is there twice: with the mistake, and without, to show that the compiler
+//! refuses nothing else.
 //!
 //! A stable compiler checks that they fail, a nightly one the code of the error, too.
 
@@ -264,7 +264,7 @@ struct StoresAreSent;
 /// use std::io::{Cursor, Read, Result, Seek, SeekFrom};
 /// use std::rc::Rc as Counter;
 ///
-/// use opstate::StateSnapshot;
+/// use opstate::UnverifiedImage;
 ///
 /// struct Reader(Cursor<Vec<u8>>, Counter<u64>);
 ///
@@ -278,14 +278,14 @@ struct StoresAreSent;
 ///         self.0.seek(to)
 ///     }
 /// }
-/// assert!(StateSnapshot::from_reader(Reader(Cursor::default(), Counter::new(0))).is_err());
+/// assert!(UnverifiedImage::from_reader(Reader(Cursor::default(), Counter::new(0))).is_err());
 /// ```
 ///
 /// ```
 /// use std::io::{Cursor, Read, Result, Seek, SeekFrom};
 /// use std::sync::Arc as Counter;
 ///
-/// use opstate::StateSnapshot;
+/// use opstate::UnverifiedImage;
 ///
 /// struct Reader(Cursor<Vec<u8>>, Counter<u64>);
 ///
@@ -299,7 +299,7 @@ struct StoresAreSent;
 ///         self.0.seek(to)
 ///     }
 /// }
-/// assert!(StateSnapshot::from_reader(Reader(Cursor::default(), Counter::new(0))).is_err());
+/// assert!(UnverifiedImage::from_reader(Reader(Cursor::default(), Counter::new(0))).is_err());
 /// ```
 struct ReadersAreSent;
 
@@ -308,20 +308,20 @@ struct ReadersAreSent;
 /// ```compile_fail,E0597
 /// use std::io::Cursor;
 ///
-/// use opstate::StateSnapshot;
+/// use opstate::{StateSnapshot, UnverifiedImage};
 ///
 /// let image = StateSnapshot::from_iter([("key", "value")]).to_bytes();
-/// let opened = StateSnapshot::from_reader(Cursor::new(&image[..])).unwrap();
+/// let opened = UnverifiedImage::from_reader(Cursor::new(&image[..])).unwrap();
 /// assert_eq!(opened.len(), 1);
 /// ```
 ///
 /// ```
 /// use std::io::Cursor;
 ///
-/// use opstate::StateSnapshot;
+/// use opstate::{StateSnapshot, UnverifiedImage};
 ///
 /// let image = StateSnapshot::from_iter([("key", "value")]).to_bytes();
-/// let opened = StateSnapshot::from_reader(Cursor::new(image.clone())).unwrap();
+/// let opened = UnverifiedImage::from_reader(Cursor::new(image.clone())).unwrap();
 /// assert_eq!(opened.len(), 1);
 /// ```
 struct ReadersOwnWhatTheyRead;
@@ -341,16 +341,22 @@ struct ReadersOwnWhatTheyRead;
 ///     | StateError::NotAnImage { .. }
 ///     | StateError::UnsupportedVersion { .. }
 ///     | StateError::Truncated { .. }
-///     | StateError::NoEnd { .. }
+///     | StateError::MissingTrailer { .. }
 ///     | StateError::ChecksumMismatch { .. }
 ///     | StateError::Malformed { .. }
-///     | StateError::KeyGroupCount { .. }
+///     | StateError::InvalidKeyGroupCount { .. }
 ///     | StateError::NoSuchSlice { .. }
 ///     | StateError::ConflictingKeys { .. }
 ///     | StateError::Cancelled { .. }
 ///     | StateError::UnexpectedKind { .. }
 ///     | StateError::WrongBase { .. }
 ///     | StateError::InconsistentDelta { .. }
+///     | StateError::UnknownSection { .. }
+///     | StateError::UnknownCodec { .. }
+///     | StateError::WrongLabel { .. }
+///     | StateError::ImageChanged
+///     | StateError::BeyondAddressSpace
+///     | StateError::File { .. }
 ///     | StateError::Io(_)
 ///     | StateError::Store(_) => {}
 /// }
@@ -369,10 +375,10 @@ struct ReadersOwnWhatTheyRead;
 ///     | StateError::NotAnImage { .. }
 ///     | StateError::UnsupportedVersion { .. }
 ///     | StateError::Truncated { .. }
-///     | StateError::NoEnd { .. }
+///     | StateError::MissingTrailer { .. }
 ///     | StateError::ChecksumMismatch { .. }
 ///     | StateError::Malformed { .. }
-///     | StateError::KeyGroupCount { .. }
+///     | StateError::InvalidKeyGroupCount { .. }
 ///     | StateError::NoSuchSlice { .. }
 ///     | StateError::ConflictingKeys { .. }
 ///     | StateError::Cancelled { .. }

@@ -1,10 +1,15 @@
 //! [`StateStore`]: the contract of every store, and its forwarding for `Box<S>` and `&mut S`.
 
+use std::fmt;
 use std::iter;
 use std::ops::{Bound, ControlFlow, Range};
+use std::vec;
 
 use bytes::Bytes;
 
+use crate::aligned::aligned_copy;
+use crate::bounds::{BEYOND_EVERY_KEY, KeyBounds, OwnedBounds, is_inverted};
+use crate::scan::{Entries, Scan};
 use crate::{StateError, StateSnapshot};
 
 /// The longest key, in bytes.
@@ -13,14 +18,14 @@ pub const MAX_KEY_LEN: usize = 65_535;
 /// The longest value, in bytes: 4 GiB - 1.
 pub const MAX_VALUE_LEN: usize = u32::MAX as usize;
 
-/// An ordered iterator over entries, as scans return it: each item is a key with its value.
-pub type Entries<'a> = Box<dyn Iterator<Item = (Bytes, Bytes)> + 'a>;
-
-/// A pair of bounds over keys, as [`StateStore::visit_range`] takes it.
-pub type KeyBounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
-
-/// Sorts after every key there can be, so that a `Range` can say "to the end".
-pub(crate) static BEYOND_EVERY_KEY: [u8; MAX_KEY_LEN + 1] = [0xFF; MAX_KEY_LEN + 1];
+/// The outcome of [`StateStore::delete_within`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deleted {
+    /// The number of entries that were deleted.
+    pub count: usize,
+    /// `true` if no entry is left within the bounds.
+    pub is_done: bool,
+}
 
 /// Keyed state of one stream operator.
 ///
@@ -41,14 +46,21 @@ pub(crate) static BEYOND_EVERY_KEY: [u8; MAX_KEY_LEN + 1] = [0xFF; MAX_KEY_LEN +
 ///    happens to the store afterwards, its end included.
 /// 5. **Counts are exact**: [`len`](Self::len) is the number of entries and [`size_bytes`](Self::size_bytes) the sum
 ///    of the lengths of all keys and values, both in O(1).
+/// 6. **A failing medium is never an absent entry.** Where an entry cannot be read, the `try_` methods return the error
+///    and the plain ones panic with it.
+///
+/// The stores of this crate keep one rule more: every non-empty value that they hand out as [`Bytes`] starts at a multiple
+/// of [`VALUE_ALIGNMENT`](crate::VALUE_ALIGNMENT), so that `rkyv::access` works on it. Slices that a closure borrows need
+/// not be aligned.
 ///
 /// # Implementing it
 ///
 /// The ten methods without a body suffice; the example `custom_store` shows a whole store. Every other method works
 /// through them; override those that the store can do better. [`check_entry_len`](crate::check_entry_len) enforces the
-/// limits, [`StateSnapshot::from_sorted`] makes a snapshot, `conformance::check` checks the result. A store whose medium
-/// can fail reports that from `put`, `delete` or `flush`; `snapshot`, `restore` and `clear` have no error to return, so
-/// such a store remembers a failure there and returns it from the next of those.
+/// limits, [`StateSnapshot::from_source`] makes a snapshot that shares what the store holds, and
+/// [`StateSnapshot::from_sorted`] one of copied entries; `conformance::check` checks the result. A store whose medium can
+/// fail reports that from `put`, `delete` or `flush`; `snapshot`, `restore` and `clear` have no error to return, so such
+/// a store remembers a failure there and returns it from the next of those.
 ///
 /// All methods can be called on `dyn StateStore`; typed access and everything generic is in
 /// [`StateStoreExt`](crate::StateStoreExt).
@@ -76,8 +88,7 @@ pub trait StateStore: Send {
 
     /// Iterates over the entries whose keys start with `prefix`, in order.
     ///
-    /// Values need not lie at any alignment: for archived ones use
-    /// [`scan_typed`](crate::StateStoreExt::scan_typed), not `rkyv::access`.
+    /// For typed values see [`StateStoreExt::scan_typed`](crate::StateStoreExt::scan_typed).
     fn prefix_scan<'a>(&'a self, prefix: &'a [u8]) -> Box<dyn Iterator<Item = (Bytes, Bytes)> + 'a>;
 
     /// Iterates over the entries whose keys are in `range`, in order: the start is included, the end is not.
@@ -100,12 +111,12 @@ pub trait StateStore: Send {
     /// Removes every entry.
     fn clear(&mut self);
 
-    /// Returns whether there is an entry for `key`. One `get`.
+    /// Returns `true` if there is an entry for `key`. One `get`.
     fn contains(&self, key: &[u8]) -> bool {
         self.get(key).is_some()
     }
 
-    /// Returns whether there is no entry. One `len`.
+    /// Returns `true` if there is no entry. One `len`.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -114,7 +125,7 @@ pub trait StateStore: Send {
     ///
     /// # Errors
     ///
-    /// Those of the store's medium.
+    /// The errors of the store's medium.
     fn flush(&mut self) -> Result<(), StateError> {
         Ok(())
     }
@@ -125,16 +136,38 @@ pub trait StateStore: Send {
     ///
     /// # Errors
     ///
-    /// Those of [`put`](Self::put), when the key is new.
+    /// The errors of [`put`](Self::put), when the key is new.
     fn get_or_insert(&mut self, key: &[u8], default: &[u8]) -> Result<Bytes, StateError> {
-        if let Some(value) = self.get(key) {
+        if let Some(value) = self.try_get(key)? {
             return Ok(value);
         }
         self.put(key, default)?;
-        Ok(self.get(key).unwrap_or_else(|| Bytes::copy_from_slice(default)))
+        Ok(self.try_get(key)?.unwrap_or_else(|| aligned_copy(default)))
     }
 
-    /// Calls `f` once with the value of `key`, in place where the store can; returns whether there is one. One `get`.
+    /// Returns the value of `key`, or the error of the store's medium. One `get`.
+    ///
+    /// # Errors
+    ///
+    /// None in memory; a store that reads from elsewhere returns its errors here, where [`get`](Self::get) panics.
+    fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        Ok(self.get(key))
+    }
+
+    /// Removes `key` and returns its value. One `get` and, where there is a value, one `delete`.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`try_get`](Self::try_get) and [`delete`](Self::delete).
+    fn take(&mut self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        let value = self.try_get(key)?;
+        if value.is_some() {
+            self.delete(key)?;
+        }
+        Ok(value)
+    }
+
+    /// Calls `f` once with the value of `key`, in place where the store can. Returns `true` if there is a value. One `get`.
     fn read(&self, key: &[u8], f: &mut dyn FnMut(&[u8])) -> bool {
         match self.get(key) {
             Some(value) => {
@@ -145,17 +178,25 @@ pub trait StateStore: Send {
         }
     }
 
-    /// Calls `f` once with the value of `key` for it to be changed without changing its length; returns whether there
-    /// is one.
+    /// Calls `f` as [`read`](Self::read) does, or returns the error of the store's medium. One `read`.
+    ///
+    /// # Errors
+    ///
+    /// None in memory; a store that reads from elsewhere returns its errors here, where [`read`](Self::read) panics.
+    fn try_read(&self, key: &[u8], f: &mut dyn FnMut(&[u8])) -> Result<bool, StateError> {
+        Ok(self.read(key, f))
+    }
+
+    /// Calls `f` once with the value of `key`, to be changed without changing its length. Returns `true` if there is a value.
     ///
     /// Handles and snapshots taken before keep the old value. If `f` panics, the value is the old one, the new one or
     /// partly each, and the store stays usable. One `get`, one copy of the value and one `put`.
     ///
     /// # Errors
     ///
-    /// Those of [`put`](Self::put).
+    /// The errors of [`put`](Self::put).
     fn modify(&mut self, key: &[u8], f: &mut dyn FnMut(&mut [u8])) -> Result<bool, StateError> {
-        let Some(value) = self.get(key) else { return Ok(false) };
+        let Some(value) = self.try_get(key)? else { return Ok(false) };
         let mut value = value.to_vec();
         f(&mut value);
         self.put(key, &value)?;
@@ -166,7 +207,7 @@ pub trait StateStore: Send {
     ///
     /// # Errors
     ///
-    /// Those of [`put`](Self::put).
+    /// The errors of [`put`](Self::put).
     fn put_bytes(&mut self, key: &[u8], value: Bytes) -> Result<(), StateError> {
         self.put(key, &value)
     }
@@ -177,26 +218,47 @@ pub trait StateStore: Send {
     ///
     /// # Errors
     ///
-    /// Those of [`put`](Self::put). If an entry is longer than [`check_entry_len`] allows, none is put; if one is refused for
-    /// another reason, those before it stay, and the same batch may be put again.
+    /// The errors of [`put`](Self::put). If an entry is longer than [`check_entry_len`] allows, none is put; if one is
+    /// refused for another reason, those before it stay, and the same batch may be put again.
     fn put_many(&mut self, entries: &[(&[u8], &[u8])]) -> Result<(), StateError> {
         check_entry_lens(entries)?;
         entries.iter().try_for_each(|&(key, value)| self.put(key, value))
     }
 
-    /// Removes every entry whose key is in `range` (start included, end not); returns how many there were.
+    /// Deletes entries whose keys are within `bounds`, in order, and at most `limit` of them.
     ///
-    /// One `range_scan` that keeps the keys, then a `delete` each.
+    /// One [`try_visit_range`](Self::try_visit_range) that keeps the keys, then a `delete` each. For ranges of any kind see
+    /// [`StateStoreExt::delete_range`](crate::StateStoreExt::delete_range).
     ///
     /// # Errors
     ///
-    /// Those of [`delete`](Self::delete). Entries removed until then stay removed.
-    fn delete_range(&mut self, range: Range<&[u8]>) -> Result<usize, StateError> {
-        let keys: Vec<Bytes> = self.range_scan(range).map(|(key, _)| key).collect();
+    /// The errors of [`try_visit_range`](Self::try_visit_range) and [`delete`](Self::delete). Entries deleted until then stay
+    /// deleted.
+    fn delete_within(&mut self, bounds: KeyBounds<'_>, limit: usize) -> Result<Deleted, StateError> {
+        let (mut keys, mut is_done) = (Vec::new(), true);
+        self.try_visit_range(bounds, &mut |key, _| {
+            is_done = keys.len() < limit;
+            if !is_done {
+                return ControlFlow::Break(());
+            }
+            keys.push(key.to_vec());
+            ControlFlow::Continue(())
+        })?;
         for key in &keys {
             self.delete(key)?;
         }
-        Ok(keys.len())
+        Ok(Deleted { count: keys.len(), is_done })
+    }
+
+    /// Iterates over the entries whose keys are within `bounds`, in order, and from both ends.
+    ///
+    /// The bounds are copied. Going up costs one `range_scan` for every batch of entries, the first of one entry and
+    /// further ones of up to 1,024; an included upper bound costs also one `get` for each. **Going down buffers all
+    /// entries that are left.** The stores of this crate do neither.
+    ///
+    /// For ranges of any kind see [`StateStoreExt::scan`](crate::StateStoreExt::scan).
+    fn entries(&self, bounds: KeyBounds<'_>) -> Scan<'_> {
+        Scan::buffered(Batches::new(self, OwnedBounds::copy_of(bounds)))
     }
 
     /// Calls `f` with the key and value of every entry within `range`, in order, until it returns
@@ -209,6 +271,41 @@ pub trait StateStore: Send {
                 return;
             }
         }
+    }
+
+    /// Calls `f` as [`visit_range`](Self::visit_range) does, or returns the error of the store's medium.
+    ///
+    /// # Errors
+    ///
+    /// None in memory; a store that reads from elsewhere returns its errors here, after the entries before them, where
+    /// [`visit_range`](Self::visit_range) panics.
+    fn try_visit_range(
+        &self,
+        range: KeyBounds<'_>,
+        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StateError> {
+        self.visit_range(range, f);
+        Ok(())
+    }
+
+    /// Replaces the contents by those of `snapshot`, which may turn out to be damaged or unreadable.
+    ///
+    /// Verifies the snapshot, then calls `restore`. A snapshot whose reads can fail nevertheless, as those from a reader, is
+    /// read into memory first. The stores of this crate read it once, and directly.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`StateSnapshot::verify`], and those of reading. Then the store is as it was.
+    fn try_restore(&mut self, snapshot: StateSnapshot) -> Result<(), StateError> {
+        self.restore(snapshot.into_sound()?);
+        Ok(())
+    }
+
+    /// Returns how much memory the store uses, in bytes, as far as it knows.
+    ///
+    /// The provided body returns [`size_bytes`](Self::size_bytes), which is the least it can be for a store in memory.
+    fn memory_bytes(&self) -> usize {
+        self.size_bytes()
     }
 
     /// Looks up a batch of keys: afterwards `out` holds one answer for each, in their order, and nothing else.
@@ -245,7 +342,7 @@ pub(crate) fn check_entry_lens(entries: &[(&[u8], &[u8])]) -> Result<(), StateEr
 }
 
 /// Scans any bounds by means of `range_scan` and `get` alone.
-pub(crate) fn scan_bounds<'a, S: StateStore + ?Sized>(store: &'a S, (start, end): KeyBounds<'a>) -> Entries<'a> {
+fn scan_bounds<'a, S: StateStore + ?Sized>(store: &'a S, (start, end): KeyBounds<'a>) -> Entries<'a> {
     if is_inverted((start, end)) {
         return Box::new(iter::empty());
     }
@@ -265,50 +362,63 @@ pub(crate) fn scan_bounds<'a, S: StateStore + ?Sized>(store: &'a S, (start, end)
     }
 }
 
-/// Whether no key can lie within the bounds because the end comes before the start.
-pub(crate) fn is_inverted(range: KeyBounds<'_>) -> bool {
-    match range {
-        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
-        (Bound::Included(start), Bound::Included(end)) => start > end,
-        (Bound::Included(start) | Bound::Excluded(start), Bound::Included(end) | Bound::Excluded(end)) => start >= end,
+/// The longest batch of [`Batches`], in entries.
+const LONGEST_BATCH: usize = 1024;
+
+/// A walk up a store that has nothing but `range_scan`, in batches, so that it owns its bounds.
+struct Batches<'a, S: ?Sized> {
+    store: &'a S,
+    /// Where the next batch starts, and the end of all.
+    bounds: OwnedBounds,
+    batch: vec::IntoIter<(Bytes, Bytes)>,
+    /// How many entries the next batch takes: few at first, for those who stop early. 0 at the end.
+    next_len: usize,
+}
+
+impl<'a, S: StateStore + ?Sized> Batches<'a, S> {
+    fn new(store: &'a S, bounds: OwnedBounds) -> Self {
+        Self { store, bounds, batch: Vec::new().into_iter(), next_len: 1 }
     }
 }
 
-/// Whether `key` comes before every key within bounds that start like this.
-#[inline]
-pub(crate) fn is_before_start(start: Bound<&[u8]>, key: &[u8]) -> bool {
-    match start {
-        Bound::Unbounded => false,
-        Bound::Included(bound) => key < bound,
-        Bound::Excluded(bound) => key <= bound,
+impl<S: StateStore + ?Sized> Iterator for Batches<'_, S> {
+    type Item = (Bytes, Bytes);
+
+    fn next(&mut self) -> Option<(Bytes, Bytes)> {
+        if self.batch.len() == 0 && self.next_len > 0 {
+            let batch: Vec<_> = scan_bounds(self.store, self.bounds.get()).take(self.next_len).collect();
+            match batch.last() {
+                Some((last, _)) if batch.len() == self.next_len => {
+                    self.bounds.start_after(last);
+                    self.next_len = (self.next_len * 8).min(LONGEST_BATCH);
+                }
+                _ => self.next_len = 0,
+            }
+            self.batch = batch.into_iter();
+        }
+        self.batch.next()
     }
 }
 
-/// Whether `key` does not come after every key within bounds that end like this.
-#[inline]
-pub(crate) fn is_before_end(end: Bound<&[u8]>, key: &[u8]) -> bool {
-    match end {
-        Bound::Unbounded => true,
-        Bound::Included(bound) => key <= bound,
-        Bound::Excluded(bound) => key < bound,
-    }
+macro_rules! debug {
+    ($($store:ty),*) => {$(
+        /// Shows the counts, and none of the contents.
+        impl fmt::Debug for $store {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct("dyn StateStore")
+                    .field("len", &self.len())
+                    .field("size_bytes", &self.size_bytes())
+                    .finish_non_exhaustive()
+            }
+        }
+    )*};
 }
 
-/// The bounds of a half-open range.
-pub(crate) fn half_open<'a>(range: Range<&'a [u8]>) -> KeyBounds<'a> {
-    (Bound::Included(range.start), Bound::Excluded(range.end))
-}
-
-/// The smallest byte string that sorts after every key with this prefix; `None` if nothing does.
-pub(crate) fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
-    let kept = prefix.iter().rposition(|&byte| byte != 0xFF)?;
-    let mut end = prefix[..=kept].to_vec();
-    end[kept] += 1;
-    Some(end)
-}
+debug!(dyn StateStore + '_, dyn StateStore + Send + '_, dyn StateStore + Sync + '_, dyn StateStore + Send + Sync + '_);
 
 macro_rules! forward {
     ($($pointer:ty),*) => {$(
+        #[deny(clippy::missing_trait_methods)]
         impl<S: StateStore + ?Sized> StateStore for $pointer {
             fn get(&self, key: &[u8]) -> Option<Bytes> {
                 (**self).get(key)
@@ -361,8 +471,33 @@ macro_rules! forward {
             fn put_bytes(&mut self, key: &[u8], value: Bytes) -> Result<(), StateError> {
                 (**self).put_bytes(key, value)
             }
-            fn delete_range(&mut self, range: Range<&[u8]>) -> Result<usize, StateError> {
-                (**self).delete_range(range)
+            fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+                (**self).try_get(key)
+            }
+            fn try_read(&self, key: &[u8], f: &mut dyn FnMut(&[u8])) -> Result<bool, StateError> {
+                (**self).try_read(key, f)
+            }
+            fn take(&mut self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+                (**self).take(key)
+            }
+            fn delete_within(&mut self, bounds: KeyBounds<'_>, limit: usize) -> Result<Deleted, StateError> {
+                (**self).delete_within(bounds, limit)
+            }
+            fn entries(&self, bounds: KeyBounds<'_>) -> Scan<'_> {
+                (**self).entries(bounds)
+            }
+            fn try_visit_range(
+                &self,
+                range: KeyBounds<'_>,
+                f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+            ) -> Result<(), StateError> {
+                (**self).try_visit_range(range, f)
+            }
+            fn try_restore(&mut self, snapshot: StateSnapshot) -> Result<(), StateError> {
+                (**self).try_restore(snapshot)
+            }
+            fn memory_bytes(&self) -> usize {
+                (**self).memory_bytes()
             }
             fn visit_range(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
                 (**self).visit_range(range, f);
@@ -378,3 +513,87 @@ macro_rules! forward {
 }
 
 forward!(Box<S>, &mut S);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::InMemoryStore;
+    use crate::bounds::KeyRange as _;
+
+    /// A store with the required methods only.
+    struct Least(InMemoryStore);
+
+    impl StateStore for Least {
+        fn get(&self, key: &[u8]) -> Option<Bytes> {
+            self.0.get(key)
+        }
+        fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StateError> {
+            self.0.put(key, value)
+        }
+        fn delete(&mut self, key: &[u8]) -> Result<(), StateError> {
+            self.0.delete(key)
+        }
+        fn prefix_scan<'a>(&'a self, prefix: &'a [u8]) -> Entries<'a> {
+            self.0.prefix_scan(prefix)
+        }
+        fn range_scan<'a>(&'a self, range: Range<&'a [u8]>) -> Entries<'a> {
+            self.0.range_scan(range)
+        }
+        fn size_bytes(&self) -> usize {
+            self.0.size_bytes()
+        }
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+        fn snapshot(&self) -> StateSnapshot {
+            self.0.snapshot()
+        }
+        fn restore(&mut self, snapshot: StateSnapshot) {
+            self.0.restore(snapshot);
+        }
+        fn clear(&mut self) {
+            self.0.clear();
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "conformance")]
+    fn the_required_methods_suffice() {
+        crate::conformance::check(|| Least(InMemoryStore::new()));
+    }
+
+    #[test]
+    fn provided_entries_are_whole_across_batches() {
+        let key = |i: u32| i.to_be_bytes();
+        let mut store = Least(InMemoryStore::new());
+        for i in 0..3_000 {
+            store.put(&key(i), b"value").unwrap();
+        }
+        // The first batches end after 1, 9, 73, 585, 1609 and 2633 entries.
+        for start in [0, 1, 2_415, 2_999] {
+            for len in [0, 1, 2, 8, 9, 10, 72, 73, 74, 584, 585, 586, 1_609, 1_610, 2_633, 3_000] {
+                let end = (start + len).min(3_000);
+                let keys: Vec<u32> = (start..end).collect();
+                let number = |(key, _): (Bytes, Bytes)| u32::from_be_bytes(key[..].try_into().unwrap());
+                let (last, one) = (key(end.max(start + 1) - 1), [start]);
+                for (range, expected) in [
+                    ((key(start)..key(end)).bounds(), &keys[..]),
+                    ((key(start)..=last).bounds(), if end > start { &keys } else { &one }),
+                ] {
+                    assert!(store.entries(range).map(number).eq(expected.iter().copied()), "{start}..{end}");
+                    assert!(
+                        store.entries(range).rev().map(number).eq(expected.iter().rev().copied()),
+                        "{start}..{end}"
+                    );
+                    let mut scan = store.entries(range);
+                    let half: Vec<_> = scan.by_ref().take(len as usize / 2).map(number).collect();
+                    let rest: Vec<_> = scan.rev().map(number).collect();
+                    assert!(
+                        half.into_iter().chain(rest.into_iter().rev()).eq(expected.iter().copied()),
+                        "{start}..{end}"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -20,8 +20,8 @@
 //!
 //! Records are appended to the open chunk; a *location* names one by chunk and unit. The value comes first, at a multiple
 //! of 8, for typed access in place. A large value is a handle of its own, and its record holds the address of that.
-//! Chunks start small, and a new one is at most half as large as those that are there together, so that a small store is small;
-//! where records are replaced all the time they double.
+//! Chunks start small, and a new one is at most half as large as those that are there together, so that a small store is
+//! small; where records are replaced all the time they double.
 //!
 //! A record that is replaced or removed is *dead*. A chunk without live records is freed; one that is mostly dead is
 //! *emptied*: its live records are moved, a few at a time. (Rumble, Kejriwal, Ousterhout, *Log-structured Memory for
@@ -63,6 +63,7 @@ use bytes::Bytes;
 
 use super::spare::Block;
 use super::versions::{Epoch, Node, Versions};
+use crate::aligned::aligned_copy;
 
 /// Names a record: its chunk and its unit. Below 2^48.
 pub(super) type Location = u64;
@@ -91,6 +92,7 @@ impl ChunkSizes {
 /// A value on its way into the arena.
 pub(super) enum NewValue<'a> {
     Small(&'a [u8]),
+    /// Aligned, as it is handed out.
     Large(Bytes),
 }
 
@@ -109,9 +111,11 @@ impl<'a> ValueRef<'a> {
         }
     }
 
+    /// Returns the value as an aligned handle.
+    #[inline]
     pub(super) fn to_bytes(self) -> Bytes {
         match self {
-            Self::Small(value) => Bytes::from(Box::<[u8]>::from(value)),
+            Self::Small(value) => aligned_copy(value),
             Self::Large(value) => value.clone(),
         }
     }
@@ -144,7 +148,7 @@ fn advise_huge_pages(memory: &Block) {
     let _ = base;
 }
 
-/// What the writer knows of a chunk.
+/// A chunk as the writer sees it.
 struct Chunk {
     memory: Node<Block>,
     /// How many units fit.
@@ -161,7 +165,7 @@ struct Chunk {
 }
 
 impl Chunk {
-    /// Whether the newest live snapshot, of epoch `newest`, sees the record at `unit`.
+    /// Returns `true` if the newest live snapshot, of epoch `newest`, sees the record at `unit`.
     fn is_seen(&self, unit: usize, newest: Epoch) -> bool {
         if newest < self.opened {
             return false;
@@ -239,7 +243,7 @@ impl<'a> Record<'a> {
         units_of(self.slot_len(), self.key_len()) + self.slack()
     }
 
-    /// What it takes of its chunk, in bytes.
+    /// Returns the bytes that the record takes of its chunk.
     pub(super) fn len(self) -> usize {
         self.units() * UNIT
     }
@@ -264,7 +268,7 @@ impl<'a> Record<'a> {
         self.bytes(HEADER + self.slot_len(), self.key_len())
     }
 
-    /// Whether this is the record of `key`.
+    /// Returns `true` if this is the record of `key`.
     #[inline(always)]
     pub(super) fn has_key(self, key: &[u8]) -> bool {
         equal(self.key(), key)
@@ -432,7 +436,12 @@ impl Arena {
     }
 
     /// Appends a live record. If there is no memory for it, nothing has changed.
+    ///
+    /// # Panics
+    ///
+    /// If the key is longer than a header can say. (Invariant 1 depends on it, so it is checked here, too.)
     pub(super) fn append(&mut self, versions: &Versions, id: u32, key: &[u8], value: NewValue<'_>) -> Location {
+        assert!(key.len() <= usize::from(u16::MAX), "keys are within their limit");
         let (slot_len, value_len, flags) = match &value {
             NewValue::Small(value) => (value.len(), value.len(), 0),
             NewValue::Large(value) => (size_of::<usize>(), value.len(), LARGE),
@@ -515,7 +524,7 @@ impl Arena {
     #[cold]
     fn open_chunk(&mut self, versions: &Versions, units: usize) -> usize {
         let bytes = self.next_bytes.max(FIRST + units * UNIT);
-        // What can fail comes first. When a chunk is freed its place must be noted, which cannot fail then.
+        // Allocations come first. When a chunk is freed its place must be noted, which cannot fail then.
         self.chunks.reserve(1);
         self.view.bases.reserve(1);
         self.vacant.reserve(self.chunks.len() + 1 - self.vacant.len());
@@ -548,7 +557,7 @@ impl Arena {
             }
         };
         if let Some(closed) = self.open.replace(place) {
-            // What was appended in this epoch is seen by the snapshot that ends it.
+            // Records appended in this epoch are seen by the snapshot that ends it.
             let chunk = self.chunk_mut(closed);
             chunk.closed = versions.now();
             advise_huge_pages(chunk.memory.get());
@@ -565,7 +574,7 @@ impl Arena {
         self.chunks[place].as_mut().expect("a live record's chunk is there")
     }
 
-    /// Whether a live snapshot sees the record, so that it must not be changed.
+    /// Returns `true` if a live snapshot sees the record, so that it must not be changed.
     #[inline]
     fn is_seen(&self, versions: &Versions, location: Location) -> bool {
         match versions.newest_live() {
@@ -586,7 +595,7 @@ impl Arena {
         Some(unsafe { slice::from_raw_parts_mut(start.add(HEADER).as_ptr(), len) })
     }
 
-    /// Whether [`rewrite`](Self::rewrite) would succeed: the slack that it would leave.
+    /// Returns the slack that [`rewrite`](Self::rewrite) would leave; `None` if it would not succeed.
     #[inline]
     pub(super) fn fits(&self, versions: &Versions, location: Location, value_len: usize) -> Option<usize> {
         self.record(location).slack_for(value_len).filter(|_| !self.is_seen(versions, location))
@@ -682,7 +691,8 @@ impl Arena {
         ArenaView { bases: self.view.bases.clone() }
     }
 
-    /// Whether so much is dead that a chunk should be emptied: more than half of what is live, beyond a chunk or two.
+    /// Returns `true` if so much is dead that a chunk should be emptied: more than half of what is live, beyond a chunk
+    /// or two.
     pub(super) fn wants_emptying(&self) -> bool {
         self.emptied.is_some() || self.dead_bytes() > self.live_bytes() / 2 + 2 * self.sizes.first
     }
@@ -720,7 +730,7 @@ impl Arena {
     /// Frees the chunk that is being emptied, if one is, all of whose live records were moved.
     pub(super) fn free_emptied(&mut self, versions: &Versions) {
         if let Some((place, _)) = self.emptied.take() {
-            // Else they would be read where nothing is any more.
+            // Without this they would be read where nothing is any more.
             assert_eq!(self.chunk(place).live, 0, "every live record of the chunk was moved");
             self.free(versions, place);
         }

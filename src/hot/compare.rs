@@ -3,10 +3,10 @@
 //! # Design
 //!
 //! Entries that can differ are found by the journal, which mostly has both locations, or by comparing the two tables page
-//! by page. An entry has a record in each snapshot, or in one of them. What a live snapshot sees is not changed where it lies,
-//! so a record at the same address is the same entry. Otherwise the two records are looked at: the same key with the same
-//! value was only moved, the same key with another value is an update, and two keys are one that is deleted and one that
-//! is inserted.
+//! by page. An entry has a record in each snapshot, or in one of them. What a live snapshot sees is not changed where it
+//! lies, so a record at the same address is the same entry. Otherwise the two records are looked at: the same key with
+//! the same value was only moved, the same key with another value is an update, and two keys are one that is deleted and
+//! one that is inserted.
 //!
 //! ```text
 //!   (old location, new location) ──> records fetched, compared ──> sorted by key ──> joined
@@ -240,8 +240,8 @@ impl<'a> Found<'a> {
         self.new_of(pair).or_else(|| self.old_of(pair)).map_or(&[], Record::key)
     }
 
-    /// Returns the heads of the pairs, in the order of keys. O(n log n), and O(1) looks at a key for each twelve bytes that it
-    /// shares with others but not with all of them.
+    /// Returns the heads of the pairs, in the order of keys. O(n log n), and O(1) looks at a key for each twelve bytes
+    /// that it shares with others but not with all of them.
     fn sort(&mut self) -> Vec<Head> {
         let mut heads = mem::take(&mut self.heads);
         let mut shared = self.shared.len();

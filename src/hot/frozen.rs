@@ -11,17 +11,19 @@ use super::compare::FrozenComparison;
 use super::journal::Part as JournalPart;
 use super::scan::{Records, Scan};
 use super::versions::{Claim, Epoch};
-use super::{EntryView, SortedView};
+use super::{EntryView, Ids, SortedView};
+use crate::bounds::{KeyBounds, OwnedBounds};
 use crate::handles::{Handles, Part};
+use crate::scan::TwoEnds;
 use crate::snapshot::{Comparison, Source};
-use crate::store::{Entries, KeyBounds};
+use crate::{StateError, TryScan};
 
 /// The views of all parts but the hash index at the end of one epoch, and the claim that keeps them readable.
 pub(super) struct Frozen {
     pub(super) size_bytes: usize,
     pub(super) entries: FrozenEntries,
     pub(super) sorted: SortedView,
-    /// What the writer noted before, for comparisons with earlier snapshots.
+    /// The writer's notes until then, for comparisons with earlier snapshots.
     pub(super) journal: Box<[Arc<JournalPart>]>,
     /// Last, so that it outlives the views.
     pub(super) claim: Claim,
@@ -50,8 +52,8 @@ impl Frozen {
         self.claim.epoch()
     }
 
-    fn range<'a>(&'a self, range: KeyBounds<'a>) -> Scan<'a, FrozenEntries> {
-        Scan::new(&self.entries, self.sorted.range(&self.entries, range))
+    fn range<'a>(&'a self, bounds: KeyBounds<'a>) -> Scan<'a, FrozenEntries, Ids<'a, FrozenEntries>> {
+        Scan::new(&self.entries, self.sorted.range(&self.entries, bounds))
     }
 }
 
@@ -76,16 +78,32 @@ impl Source for Frozen {
         self.size_bytes
     }
 
-    fn get(&self, key: &[u8]) -> Option<Bytes> {
-        Some(self.range((Bound::Included(key), Bound::Included(key))).next()?.value().to_bytes())
+    fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        let record = self.range((Bound::Included(key), Bound::Included(key))).next();
+        Ok(record.map(|record| record.value().to_bytes()))
     }
 
-    fn scan<'a>(&'a self, range: KeyBounds<'a>) -> Entries<'a> {
-        Box::new(Handles::new(self.range(range).map(parts)))
+    fn try_scan(&self, bounds: KeyBounds<'_>) -> TryScan<'_> {
+        TryScan::new(TwoEnds::new(
+            OwnedBounds::copy_of(bounds),
+            |bounds| {
+                let ids = self.sorted.range_of_copy(&self.entries, bounds.get());
+                Handles::new(Scan::new(&self.entries, ids).map(parts)).map(Ok)
+            },
+            |bounds| {
+                let ids = self.sorted.range_down(&self.entries, bounds.get());
+                Handles::new(Scan::new(&self.entries, ids).map(parts)).map(Ok)
+            },
+        ))
     }
 
-    fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
-        let _ = self.range(range).try_for_each(|record| f(record.key(), record.value().as_slice()));
+    fn try_visit(
+        &self,
+        bounds: KeyBounds<'_>,
+        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StateError> {
+        let _ = self.range(bounds).try_for_each(|record| f(record.key(), record.value().as_slice()));
+        Ok(())
     }
 
     fn compare(self: Arc<Self>, earlier: &Arc<dyn Source>) -> Option<Arc<dyn Comparison>> {

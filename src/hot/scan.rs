@@ -6,7 +6,7 @@
 
 use super::arena::{ArenaView, Location, Record};
 use super::sorted::Keys;
-use super::{EntryView, Ids, prefetch, sizes};
+use super::{EntryView, Ids, IdsDown, prefetch, sizes};
 
 /// Entries by id: the table and the arena, of the writer or of a snapshot.
 pub(super) trait Records {
@@ -42,18 +42,45 @@ impl<R: Records> Keys for R {
     }
 }
 
+/// Ids in the order of their keys, a leaf's at a time.
+pub(super) trait Runs<'a> {
+    /// `true` if ids come in descending order: from the last of a run to the first.
+    const IS_DESCENDING: bool;
+
+    /// Returns the next ids that are together in memory; `None` at the end, never an empty run.
+    fn next_run(&mut self) -> Option<&'a [u32]>;
+}
+
+impl<'a, R: Records> Runs<'a> for Ids<'a, R> {
+    const IS_DESCENDING: bool = false;
+
+    #[inline]
+    fn next_run(&mut self) -> Option<&'a [u32]> {
+        Self::next_run(self)
+    }
+}
+
+impl<'a, R: Records> Runs<'a> for IdsDown<'a, R> {
+    const IS_DESCENDING: bool = true;
+
+    #[inline]
+    fn next_run(&mut self) -> Option<&'a [u32]> {
+        Self::next_run(self)
+    }
+}
+
 /// An iterator over the records of ids.
-pub(super) struct Scan<'a, R> {
+pub(super) struct Scan<'a, R, I> {
     records: &'a R,
-    ids: Ids<'a, R>,
+    ids: I,
     /// The locations of a leaf's records; those from `next` to `len` are still to be handed out.
     run: [Location; sizes::LEAF],
     next: usize,
     len: usize,
 }
 
-impl<'a, R: Records> Scan<'a, R> {
-    pub(super) fn new(records: &'a R, ids: Ids<'a, R>) -> Self {
+impl<'a, R: Records, I: Runs<'a>> Scan<'a, R, I> {
+    pub(super) fn new(records: &'a R, ids: I) -> Self {
         Self { records, ids, run: [0; sizes::LEAF], next: 0, len: 0 }
     }
 
@@ -62,16 +89,22 @@ impl<'a, R: Records> Scan<'a, R> {
         for &id in run {
             prefetch(self.records.table().address(id));
         }
-        for (slot, &id) in self.run.iter_mut().zip(run) {
-            *slot = self.records.location(id);
-            prefetch(self.records.address(*slot));
+        let Self { records, run: slots, .. } = self;
+        let find = |(slot, &id): (&mut Location, &u32)| {
+            *slot = records.location(id);
+            prefetch(records.address(*slot));
+        };
+        if I::IS_DESCENDING {
+            slots.iter_mut().zip(run.iter().rev()).for_each(find);
+        } else {
+            slots.iter_mut().zip(run).for_each(find);
         }
         (self.next, self.len) = (0, run.len());
         Some(())
     }
 }
 
-impl<'a, R: Records> Iterator for Scan<'a, R> {
+impl<'a, R: Records, I: Runs<'a>> Iterator for Scan<'a, R, I> {
     type Item = Record<'a>;
 
     #[inline]

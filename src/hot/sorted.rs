@@ -59,10 +59,11 @@ mod validate;
 use std::mem;
 use std::ops::Bound;
 
-pub(super) use self::cursor::Ids;
+pub(super) use self::cursor::{Ids, IdsDown};
 use self::leaf::Leaf;
 use self::node::{Child, Inner, common, separator, short};
 use super::versions::{Node, Versions, footprint};
+use crate::bounds::KeyBounds;
 
 /// Where the keys of entries are.
 pub(super) trait Keys {
@@ -91,11 +92,11 @@ pub(super) struct SortedView<const L: usize = 64, const I: usize = 64> {
     len: usize,
 }
 
-/// What a change needs on its way down the tree.
+/// The context of a change on its way down the tree.
 struct Writer<'w, K> {
     versions: &'w Versions,
     keys: &'w K,
-    /// That of the index, which stays true wherever a change ends for want of memory.
+    /// The index's count of bytes, which stays true wherever a change ends for want of memory.
     allocated: &'w mut usize,
 }
 
@@ -201,8 +202,8 @@ impl<const L: usize, const I: usize> SortedIndex<L, I> {
         self.view.len += 1;
     }
 
-    /// Removes `id`, which is in the index with this `key`, in **O(log n)**. Asks for the keys of ids that stay, only. If there
-    /// is no memory for the copies of nodes that are shared with a snapshot, it has not been removed.
+    /// Removes `id`, which is in the index with this `key`, in **O(log n)**. Asks for the keys of ids that stay, only. If
+    /// there is no memory for the copies of nodes that are shared with a snapshot, it has not been removed.
     pub(super) fn remove<K: Keys>(&mut self, versions: &Versions, keys: &K, key: &[u8], id: u32) {
         let mut writer = Writer { versions, keys, allocated: &mut self.allocated };
         let Some(root) = &mut self.view.root else { return };
@@ -306,6 +307,17 @@ impl<const L: usize, const I: usize> SortedView<L, I> {
         range: (Bound<&'a [u8]>, Bound<&'a [u8]>),
     ) -> Ids<'a, K, L, I> {
         Ids::new(self.root.as_ref(), keys, range)
+    }
+
+    /// Returns the ids whose keys are in `range`, in order, and copies the bounds. Finding the first takes **O(log n)**.
+    pub(super) fn range_of_copy<'a, K: Keys>(&'a self, keys: &'a K, range: KeyBounds<'_>) -> Ids<'a, K, L, I> {
+        Ids::with_copied_bounds(self.root.as_ref(), keys, range)
+    }
+
+    /// Returns the ids whose keys are in `range`, in descending order, and copies the bounds. Finding the first takes
+    /// **O(log n)**.
+    pub(super) fn range_down<'a, K: Keys>(&'a self, keys: &'a K, range: KeyBounds<'_>) -> IdsDown<'a, K, L, I> {
+        IdsDown::new(self.root.as_ref(), keys, range)
     }
 
     /// The ids whose keys start with `prefix`, in order. Finding the first takes **O(log n)**.

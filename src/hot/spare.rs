@@ -12,17 +12,18 @@
 //! ```
 //!
 //! A writer that goes on under a snapshot copies what it first touches. What the copies replace goes together when the
-//! snapshot goes, mostly on another thread. So each checkpoint asks for about as many blocks as the one before it leaves, and
-//! here they wait for it, up to a limit in bytes. Those of one layout are a list, which runs through the blocks themselves and
-//! takes no memory of its own. There are as many lists as kinds of nodes, a handful, and one for chunks.
+//! snapshot goes, mostly on another thread. So each checkpoint asks for about as many blocks as the one before it leaves,
+//! and here they wait for it, up to a limit in bytes. Those of one layout are a list, which runs through the blocks
+//! themselves and takes no memory of its own. There are as many lists as kinds of nodes, a handful, and one for chunks.
 //!
 //! # Why this and not the allocator alone
 //!
-//! Where another thread frees ten thousand blocks at once, the C library leaves them for the writer's next allocation to sort:
-//! one to two milliseconds in one call. And what it gives back to the system it has to ask for again, at a page fault for
-//! each 4 KiB.
+//! Where another thread frees ten thousand blocks at once, the C library leaves them for the writer's next allocation to
+//! sort: one to two milliseconds in one call. And what it gives back to the system it has to ask for again, at a page
+//! fault for each 4 KiB.
 //!
-//! The lock is held for some instructions at a time. Where the writer needs a block and finds it taken, it asks the allocator.
+//! The lock is held for some instructions at a time. Where the writer needs a block and finds it taken, it asks the
+//! allocator.
 //!
 //! # Invariants
 //!

@@ -142,11 +142,11 @@ impl Chain {
     }
 }
 
-/// Retired nodes that snapshots still see. To let go of one allocates nothing. Dropping the list drops what is in the nodes and
-/// frees them.
+/// Retired nodes that snapshots still see. To let go of one allocates nothing. Dropping the list drops what is in the
+/// nodes and frees them.
 ///
-/// They are kept by address and not as boxes, which would claim to be the only way to what snapshots still read. They are taken
-/// from several chains in turns: so the headers of the next ones, which are in no cache by then, come together.
+/// They are kept by address and not as boxes, which would claim to be the only way to what snapshots still read. They are
+/// taken from several chains in turns: so the headers of the next ones, which are in no cache by then, come together.
 #[derive(Default)]
 struct List {
     chains: [Chain; 4],
@@ -189,7 +189,8 @@ impl Drop for List {
     }
 }
 
-/// Drops what is in a node and returns the memory that it lay in. What may serve again is given to the registry, if there is one.
+/// Drops what is in a node and returns the memory that it lay in. What may serve again is given to the registry, if there
+/// is one.
 ///
 /// # Safety
 ///

@@ -3,6 +3,8 @@
 //! The archive of a snapshot is its image, as bytes at a multiple of 16. rkyv's own check of an archive sees only bytes;
 //! the image in them is verified when it is opened, as any image.
 
+use std::fmt;
+
 use rkyv::bytecheck::CheckBytes;
 use rkyv::munge::munge;
 use rkyv::rancor::{Fallible, Source};
@@ -17,7 +19,8 @@ use crate::StateError;
 /// The archived form of a [`StateSnapshot`]: the bytes of its image.
 ///
 /// The image has checksums of its own; the fields beside it have only those you add. An archive ends at 2 GiB. Of rkyv's
-/// error types, `BoxedError` says what is wrong with an image; `rkyv::rancor::Error` does so in debug builds only.
+/// error types, `BoxedError` says what is wrong with an image; `rkyv::rancor::Error`, which typed methods of stores use,
+/// does so in debug builds only.
 ///
 /// ```
 /// use opstate::StateSnapshot;
@@ -46,6 +49,12 @@ pub struct ArchivedStateSnapshot {
     image: ArchivedVec<u8>,
 }
 
+impl fmt::Debug for ArchivedStateSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ArchivedStateSnapshot").field("image_len", &self.image.len()).finish()
+    }
+}
+
 impl ArchivedStateSnapshot {
     /// Returns the bytes of the image, which nothing has verified yet.
     pub fn as_image(&self) -> &[u8] {
@@ -56,16 +65,22 @@ impl ArchivedStateSnapshot {
     ///
     /// # Errors
     ///
-    /// Those of [`StateSnapshot::from_bytes`].
+    /// The errors of [`StateSnapshot::from_bytes`].
     pub fn open(&self) -> Result<StateSnapshot, StateError> {
-        StateSnapshot::from_bytes(self.as_image().to_vec())
+        StateSnapshot::from_slice(self.as_image())
     }
 }
 
-/// What rkyv remembers of a snapshot between writing its image and pointing to it.
+/// The state of rkyv between writing the image of a snapshot and pointing to it.
 pub struct StateSnapshotResolver {
     len: usize,
     image: VecResolver,
+}
+
+impl fmt::Debug for StateSnapshotResolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateSnapshotResolver").field("len", &self.len).finish_non_exhaustive()
+    }
 }
 
 impl Archive for StateSnapshot {

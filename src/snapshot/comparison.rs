@@ -9,27 +9,92 @@
 
 use std::cmp::Ordering;
 use std::iter::Peekable;
-use std::ops::{Bound, Range};
+use std::ops::Range;
 use std::sync::Arc;
 use std::vec;
 
 use bytes::Bytes;
 
 use super::segment::ChangeKind;
-use super::{Source, TryEntries};
-use crate::StateError;
+use super::{Source, expect_sound};
+use crate::bounds::ALL_KEYS;
 use crate::handles::{LONGEST_RUN, Part, Run};
-use crate::store::Entries;
+use crate::scan::opaque;
+use crate::{StateError, TryScan};
 
-/// An iterator over what differs between two snapshots, in the order of keys: key, old value, new value. A value is
-/// `None` where there is no entry; the two are never equal.
-pub type Differences<'a> = Box<dyn Iterator<Item = Difference> + 'a>;
+/// A key that differs between two snapshots, with its values in both.
+///
+/// A value is `None` where there is no entry; the two are never equal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The key.
+    pub key: Bytes,
+    /// The value in the earlier snapshot.
+    pub old: Option<Bytes>,
+    /// The value in the later snapshot.
+    pub new: Option<Bytes>,
+}
 
-/// An iterator over what differs between two snapshots whose bytes are verified on the way, as
+impl From<HandedOne> for Difference {
+    fn from((key, _, old, new): HandedOne) -> Self {
+        Self { key, old, new }
+    }
+}
+
+/// An iterator over the differences between two snapshots, in the order of keys, as
+/// [`StateSnapshot::diff`](crate::StateSnapshot::diff) returns it.
+#[must_use = "iterators are lazy"]
+pub struct Differences<'a> {
+    differences: Box<dyn Iterator<Item = Difference> + 'a>,
+}
+
+impl<'a> Differences<'a> {
+    pub(super) fn new(differences: impl Iterator<Item = Difference> + 'a) -> Self {
+        Self { differences: Box::new(differences) }
+    }
+}
+
+impl Iterator for Differences<'_> {
+    type Item = Difference;
+
+    fn next(&mut self) -> Option<Difference> {
+        self.differences.next()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.differences.size_hint()
+    }
+}
+
+/// An iterator over the differences between two snapshots whose media can fail, in the order of keys, as
 /// [`StateSnapshot::try_diff`](crate::StateSnapshot::try_diff) returns it.
-pub type TryDifferences<'a> = Box<dyn Iterator<Item = Result<Difference, StateError>> + 'a>;
+#[must_use = "iterators are lazy"]
+pub struct TryDifferences<'a> {
+    differences: Box<dyn Iterator<Item = Result<Difference, StateError>> + 'a>,
+}
 
-type Difference = (Bytes, Option<Bytes>, Option<Bytes>);
+impl<'a> TryDifferences<'a> {
+    pub(super) fn new(differences: impl Iterator<Item = Result<Difference, StateError>> + 'a) -> Self {
+        Self { differences: Box::new(differences) }
+    }
+}
+
+impl Iterator for TryDifferences<'_> {
+    type Item = Result<Difference, StateError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.differences.next()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.differences.size_hint()
+    }
+}
+
+opaque! {
+    ['a] Differences<'a>;
+    ['a] TryDifferences<'a>;
+}
 
 /// How many keys differ, and how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,7 +126,7 @@ impl Counts {
 /// A key with its old and its new value, as they lie in the sources.
 pub(crate) type Compared<'a> = (Part<'a>, Option<Part<'a>>, Option<Part<'a>>);
 
-/// What differs between two sources: immutable, in strictly ascending order of keys.
+/// The differences between two sources: immutable, in strictly ascending order of keys.
 pub(crate) trait Comparison: Send + Sync + 'static {
     fn counts(&self) -> Counts;
 
@@ -96,7 +161,7 @@ pub(super) struct Handed {
     of: Arc<dyn Comparison>,
     with_old: bool,
     next: usize,
-    /// What is left of the run: the kinds of changes with whether there is an old and a new value, and the parts.
+    /// The rest of the run: the kind of each change, and `true` for each of the old and the new value that is there.
     changes: vec::IntoIter<(ChangeKind, bool, bool)>,
     parts: Run<{ 3 * LONGEST_RUN }>,
     /// How many the next run takes: few at first, for those who stop early.
@@ -118,7 +183,8 @@ impl Handed {
             let change = ChangeKind::between(old.as_ref(), new.as_ref())?;
             let old = old.filter(|_| self.with_old);
             let are_there = (change, old.is_some(), new.is_some());
-            [Some(key), old, new].into_iter().flatten().for_each(|part| self.parts.push(part));
+            self.parts.push_key(key);
+            [old, new].into_iter().flatten().for_each(|value| self.parts.push_value(value));
             Some(are_there)
         });
         self.changes = changes.collect::<Vec<_>>().into_iter();
@@ -136,8 +202,8 @@ impl Iterator for Handed {
             self.next_run();
         }
         let (change, has_old, has_new) = self.changes.next()?;
-        let key = self.parts.next()?;
-        let mut value = |is_there: bool| if is_there { self.parts.next() } else { None };
+        let key = self.parts.next_key()?;
+        let mut value = |is_there: bool| if is_there { self.parts.next_value() } else { None };
         Some((key, change, value(has_old), value(has_new)))
     }
 
@@ -147,16 +213,12 @@ impl Iterator for Handed {
     }
 }
 
-/// Walks two sources side by side and yields what differs.
-pub(super) struct Join<'a> {
-    old: Peekable<Entries<'a>>,
-    new: Peekable<Entries<'a>>,
-}
+/// Walks two sources side by side and yields what differs, for those who have no error to return.
+pub(super) struct Join<'a>(TryJoin<'a>);
 
 impl<'a> Join<'a> {
     pub(super) fn new(old: &'a dyn Source, new: &'a dyn Source) -> Self {
-        let all = || (Bound::Unbounded, Bound::Unbounded);
-        Self { old: old.scan(all()).peekable(), new: new.scan(all()).peekable() }
+        Self(TryJoin::new(old, new))
     }
 }
 
@@ -164,37 +226,21 @@ impl Iterator for Join<'_> {
     type Item = Difference;
 
     fn next(&mut self) -> Option<Difference> {
-        loop {
-            let order = match (self.old.peek(), self.new.peek()) {
-                (None, None) => return None,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some((old, _)), Some((new, _))) => old.cmp(new),
-            };
-            let old = self.old.next_if(|_| order.is_le());
-            let new = self.new.next_if(|_| order.is_ge());
-            match (old, new) {
-                (Some((key, old)), Some((_, new))) if old != new => return Some((key, Some(old), Some(new))),
-                (Some((key, old)), None) => return Some((key, Some(old), None)),
-                (None, Some((key, new))) => return Some((key, None, Some(new))),
-                _ => {}
-            }
-        }
+        self.0.next().map(expect_sound)
     }
 }
 
-/// As [`Join`], over sources that may turn out to be damaged; nothing follows an error, for what the damaged part held is
-/// not known to differ.
+/// Walks two sources side by side and yields what differs. Nothing follows an error, for what the damaged part held is not
+/// known to differ.
 pub(super) struct TryJoin<'a> {
-    old: Peekable<TryEntries<'a>>,
-    new: Peekable<TryEntries<'a>>,
+    old: Peekable<TryScan<'a>>,
+    new: Peekable<TryScan<'a>>,
     has_failed: bool,
 }
 
 impl<'a> TryJoin<'a> {
     pub(super) fn new(old: &'a dyn Source, new: &'a dyn Source) -> Self {
-        let all = || (Bound::Unbounded, Bound::Unbounded);
-        Self { old: old.try_scan(all()).peekable(), new: new.try_scan(all()).peekable(), has_failed: false }
+        Self { old: old.try_scan(ALL_KEYS).peekable(), new: new.try_scan(ALL_KEYS).peekable(), has_failed: false }
     }
 
     fn next_difference(&mut self) -> Result<Option<Difference>, StateError> {
@@ -208,12 +254,13 @@ impl<'a> TryJoin<'a> {
             };
             let old = self.old.next_if(|_| order.is_le()).transpose()?;
             let new = self.new.next_if(|_| order.is_ge()).transpose()?;
-            match (old, new) {
-                (Some((key, old)), Some((_, new))) if old != new => return Ok(Some((key, Some(old), Some(new)))),
-                (Some((key, old)), None) => return Ok(Some((key, Some(old), None))),
-                (None, Some((key, new))) => return Ok(Some((key, None, Some(new)))),
-                _ => {}
-            }
+            let (key, old, new) = match (old, new) {
+                (Some((key, old)), Some((_, new))) if old != new => (key, Some(old), Some(new)),
+                (Some((key, old)), None) => (key, Some(old), None),
+                (None, Some((key, new))) => (key, None, Some(new)),
+                _ => continue,
+            };
+            return Ok(Some(Difference { key, old, new }));
         }
     }
 }
@@ -242,7 +289,7 @@ impl Joined {
     pub(super) fn new(differences: impl Iterator<Item = Difference>) -> Self {
         let differences: Vec<_> = differences.collect();
         let mut counts = Counts::default();
-        for (key, old, new) in &differences {
+        for Difference { key, old, new } in &differences {
             counts.add(key.len(), old.as_ref().map(Bytes::len), new.as_ref().map(Bytes::len));
         }
         Self { differences, counts }
@@ -255,7 +302,7 @@ impl Comparison for Joined {
     }
 
     fn at(&self, place: usize) -> Compared<'_> {
-        let (key, old, new) = &self.differences[place];
+        let Difference { key, old, new } = &self.differences[place];
         (Part::Lent(key), old.as_ref().map(Part::Lent), new.as_ref().map(Part::Lent))
     }
 }

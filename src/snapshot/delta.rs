@@ -8,7 +8,7 @@
 //! ```text
 //!   StateDelta ──> Arc<Shared> { timestamp, counts, changes }
 //!                                                      │
-//!     Between { earlier, later, comparison }  or  Image ──> Bytes  or  Merged { vector of handles }
+//!     Between { earlier, later, comparison }  or  Image ──> Bytes  or  Composed { vector of handles }
 //! ```
 //!
 //! # Fingerprints
@@ -30,32 +30,63 @@ use bytes::Bytes;
 use super::comparison::{Handed, visit_differences};
 use super::format::{Base, checksums_are_ignored};
 use super::image::Image;
-use super::lazy::expect_sound;
 use super::overlay::{Overlay, find_all};
 use super::segment::ChangeKind;
-use super::{Comparison, Counts, Fingerprint, ImageOptions, Shared as SharedSnapshot, Source, StateSnapshot, write};
+use super::{
+    Comparison, Counts, Fingerprint, ImageOptions, Label, Shared as SharedSnapshot, Source, StateSnapshot,
+    expect_sound, write,
+};
 use crate::StateError;
+use crate::aligned::{aligned, aligned_copy};
 use crate::error::shown;
 use crate::handles::Part;
+use crate::scan::opaque;
 
-/// An iterator over the changes of a delta, in the order of keys: key, and new value or `None` if it was deleted.
-pub type Changes<'a> = Box<dyn Iterator<Item = (Bytes, Option<Bytes>)> + 'a>;
+/// An iterator over changes in the order of keys: each key with its new value, or `None` if it was deleted.
+///
+/// It comes from [`StateDelta::iter`] and [`SegmentInfo::read`](super::SegmentInfo::read).
+#[must_use = "iterators are lazy"]
+pub struct Changes<'a> {
+    changes: Box<dyn Iterator<Item = (Bytes, Option<Bytes>)> + 'a>,
+}
+
+impl<'a> Changes<'a> {
+    pub(super) fn new(changes: impl Iterator<Item = (Bytes, Option<Bytes>)> + 'a) -> Self {
+        Self { changes: Box::new(changes) }
+    }
+}
+
+impl Iterator for Changes<'_> {
+    type Item = (Bytes, Option<Bytes>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.changes.next()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.changes.size_hint()
+    }
+}
+
+opaque! {
+    ['a] Changes<'a>;
+}
 
 /// A key, what became of it, and its new value, which is empty if there is none.
 type Change = (Bytes, ChangeKind, Bytes);
 
-/// What changed from one snapshot, the *base*, to another: keys put and deleted, in order.
+/// The changes from one snapshot, the *base*, to another: keys put and deleted, in order.
 ///
-/// A delta comes from two snapshots ([`StateSnapshot::delta_since`]), from the bytes of an image ([`from_bytes`](Self::from_bytes)), or
-/// from two deltas, one of which follows the other ([`merge`](Self::merge)). [`StateSnapshot::apply`] applies it to its base, and
-/// refuses any other.
+/// A delta comes from two snapshots ([`StateSnapshot::delta_since`]), from the bytes of an image
+/// ([`from_bytes`](Self::from_bytes)), or from two deltas, one of which follows the other ([`compose`](Self::compose)).
+/// [`StateSnapshot::apply`] applies it to its base, and refuses any other.
 ///
 /// A chain of checkpoints is one image of a snapshot and then deltas, each from the snapshot before it:
 ///
 /// ```text
 ///   snapshots    S0 ────────> S1 ────────> S2 ────────> S3
 ///   written      image of S0  delta S0-S1  delta S1-S2  delta S2-S3
-///   merged                    └─── delta S0-S2 ───┘
+///   composed                  └─── delta S0-S2 ───┘
 ///   restored     S0 . apply(S0-S2) . apply(S2-S3) == S3, and gives the same image to the last byte
 /// ```
 ///
@@ -92,9 +123,10 @@ pub struct StateDelta {
 
 struct Shared {
     timestamp_ns: u64,
+    label: Label,
     counts: Counts,
     changes: Stored,
-    /// What is taken away from the fingerprint of the base, and what is added to it.
+    /// The sums that are taken away from the fingerprint of the base and added to it.
     difference: OnceLock<(Fingerprint, Fingerprint)>,
 }
 
@@ -110,7 +142,7 @@ enum Stored {
         base: Base,
     },
     /// In strictly ascending order of keys.
-    Merged {
+    Composed {
         changes: Vec<Change>,
         base: Fingerprint,
         result: Fingerprint,
@@ -123,46 +155,60 @@ const _: () = {
 };
 
 impl StateDelta {
-    fn new(timestamp_ns: u64, counts: Counts, changes: Stored) -> Self {
-        Self { shared: Arc::new(Shared { timestamp_ns, counts, changes, difference: OnceLock::new() }) }
+    fn new(timestamp_ns: u64, label: Label, counts: Counts, changes: Stored) -> Self {
+        Self { shared: Arc::new(Shared { timestamp_ns, label, counts, changes, difference: OnceLock::new() }) }
     }
 
     /// The delta from `earlier` to `later`, given what differs.
     pub(super) fn between(earlier: &StateSnapshot, later: &StateSnapshot, comparison: Arc<dyn Comparison>) -> Self {
         let (earlier, later) = (earlier.clone(), later.clone());
-        Self::new(later.timestamp_ns(), comparison.counts(), Stored::Between { earlier, later, comparison })
+        let (timestamp_ns, label) = (later.timestamp_ns(), later.label().clone());
+        Self::new(timestamp_ns, label, comparison.counts(), Stored::Between { earlier, later, comparison })
     }
 
     /// Opens a delta that was written.
     ///
     /// All of it is verified, but for what only its base can tell; [`StateSnapshot::apply`] does that. The delta
-    /// answers from `bytes` as they are; they are copied only if they do not start at a multiple of four bytes in memory.
+    /// answers from `bytes` as they are; they are copied only if they do not start at a multiple of 16 in memory.
     /// Computes in O(n), and allocates less than the bytes' own length and a few hundred (twice that where they are copied).
     ///
     /// # Errors
     ///
-    /// Those of [`StateSnapshot::from_bytes`]; [`StateError::UnexpectedKind`] for the image of a snapshot.
+    /// The errors of [`StateSnapshot::from_bytes`]; [`StateError::UnexpectedKind`] for the image of a snapshot.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, StateError> {
-        let (image, timestamp_ns, base) = Image::open_delta(bytes.into())?;
+        let (image, ends, base) = Image::open_delta(bytes.into())?;
         let (len, inserts, deletes) = (image.len(), base.inserts as usize, base.deletes as usize);
         let counts = Counts { inserts, deletes, updates: len - inserts - deletes, size_bytes: image.size_bytes() };
-        Ok(Self::new(timestamp_ns, counts, Stored::Image { image, base }))
+        Ok(Self::new(ends.timestamp_ns, ends.label, counts, Stored::Image { image, base }))
     }
 
-    /// Returns the delta as an image of its own kind. O(n), and what [`fingerprint`](Self::fingerprint) costs.
+    /// Opens a copy of a delta that was written. Does what [`from_bytes`](Self::from_bytes) does, for bytes that are
+    /// borrowed.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`from_bytes`](Self::from_bytes).
+    pub fn from_slice(bytes: &[u8]) -> Result<Self, StateError> {
+        Self::from_bytes(aligned_copy(bytes))
+    }
+
+    /// Returns the delta as an image of its own kind. O(n), and what [`base_fingerprint`](Self::base_fingerprint) costs.
     ///
     /// Equal changes between equal contents give equal bytes, but for the time in the header.
+    #[track_caller]
     pub fn to_bytes(&self) -> Bytes {
-        // Nine bytes a change and a little for each segment come to what the changes are themselves.
-        let mut image = Vec::with_capacity(self.size_bytes() + self.size_bytes() / 256 + 9 * self.len() + 640);
-        self.write_to(&mut image).expect("entries of a snapshot are within the limits, and a `Vec` takes all bytes");
+        // Nine bytes a change, about eight to align its value, and a little for each segment come to what the changes are
+        // themselves.
+        let mut image = Vec::with_capacity(self.size_bytes() + self.size_bytes() / 256 + 17 * self.len() + 640);
+        // A `Vec` takes all bytes, so only reading the entries can fail.
+        expect_sound(self.write_to(&mut image));
         image.into()
     }
 
     /// Writes the delta as an image, as it goes, and returns the number of bytes written.
     ///
     /// Costs and memory are those of [`StateSnapshot::write_to`] for as many entries as there are changes, and what
-    /// [`fingerprint`](Self::fingerprint) costs.
+    /// [`base_fingerprint`](Self::base_fingerprint) costs.
     ///
     /// # Errors
     ///
@@ -171,11 +217,11 @@ impl StateDelta {
         self.write_with(ImageOptions::new(), out)
     }
 
-    /// As [`write_to`](Self::write_to), with options for the layout of the image.
+    /// Writes as [`write_to`](Self::write_to) does, with options for the layout of the image.
     ///
     /// # Errors
     ///
-    /// As [`write_to`](Self::write_to).
+    /// The errors of [`write_to`](Self::write_to).
     pub fn write_with(&self, options: ImageOptions, out: impl Write) -> Result<u64, StateError> {
         let (fingerprint, result) = self.try_ends()?;
         let Counts { inserts, deletes, .. } = self.shared.counts;
@@ -189,7 +235,7 @@ impl StateDelta {
         self.shared.counts.len()
     }
 
-    /// Returns whether nothing changes. O(1).
+    /// Returns `true` if nothing changes. O(1).
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -224,9 +270,14 @@ impl StateDelta {
         self.shared.timestamp_ns
     }
 
+    /// Returns the label: which operator and job the contents belong to that the delta leads to.
+    pub fn label(&self) -> &Label {
+        &self.shared.label
+    }
+
     /// Returns the fingerprint of the contents that the delta can be applied to.
     ///
-    /// O(1) on an opened or merged delta. Between snapshots it costs, once, what changed if one of the two knows its
+    /// O(1) on an opened or composed delta. Between snapshots it costs, once, what changed if one of the two knows its
     /// fingerprint, for it was opened, or written, or the end of another delta that was; otherwise O(n).
     pub fn base_fingerprint(&self) -> Fingerprint {
         self.ends().0
@@ -234,13 +285,13 @@ impl StateDelta {
 
     /// Returns the fingerprint of the contents that the delta leads to. Costs what
     /// [`base_fingerprint`](Self::base_fingerprint) does.
-    pub fn fingerprint(&self) -> Fingerprint {
+    pub fn result_fingerprint(&self) -> Fingerprint {
         self.ends().1
     }
 
     /// Iterates over the changes, in the order of keys.
     pub fn iter(&self) -> Changes<'_> {
-        Box::new(self.changes().map(|(key, change, value)| (key, (change != ChangeKind::Delete).then_some(value))))
+        Changes::new(self.changes().map(|(key, change, value)| (key, (change != ChangeKind::Delete).then_some(value))))
     }
 
     /// Calls `f` with every changed key and its new value, `None` if it was deleted, in the order of keys and without
@@ -251,12 +302,12 @@ impl StateDelta {
 
     /// Returns one delta that does what this one and then `next` do, without their base. O(n) in both.
     ///
-    /// It has the time of `next`, and no change of a key that is inserted by one and deleted by the other. It equals the
-    /// delta taken directly from the first base to the last contents, to the last byte of its image, but for one thing:
-    /// where a key was there in the base, and `next` gives it the very value back that it had there, the merged delta puts that
-    /// value, because nothing in the two tells that it is the old one. (To delete a key and insert it again is such a
-    /// case, too.) Applied, it gives the same contents nevertheless. The result depends on the two deltas' contents
-    /// alone, not on where they come from.
+    /// It has the time and the label of `next`, and no change of a key that is inserted by one and deleted by the other.
+    /// It equals the delta taken directly from the first base to the last contents, to the last byte of its image, but
+    /// for one thing: where a key was there in the base, and `next` gives it the very value back that it had there, the
+    /// composed delta puts that value, because nothing in the two tells that it is the old one. (To delete a key and
+    /// insert it again is such a case, too.) Applied, it gives the same contents nevertheless. The result depends on the
+    /// two deltas' contents alone, not on where they come from.
     ///
     /// # Errors
     ///
@@ -268,21 +319,21 @@ impl StateDelta {
     ///
     /// # fn main() -> Result<(), opstate::StateError> {
     /// let [a, b, c] = [[("x", "1")], [("y", "1")], [("y", "2")]].map(StateSnapshot::from_iter);
-    /// let merged = b.delta_since(&a).merge(&c.delta_since(&b))?;
-    /// assert_eq!(merged, c.delta_since(&a));
-    /// assert_eq!(a.apply(&merged)?, c);
+    /// let composed = b.delta_since(&a).compose(&c.delta_since(&b))?;
+    /// assert_eq!(composed, c.delta_since(&a));
+    /// assert_eq!(a.apply(&composed)?, c);
     /// # Ok(())
     /// # }
     /// ```
-    pub fn merge(&self, next: &Self) -> Result<Self, StateError> {
+    pub fn compose(&self, next: &Self) -> Result<Self, StateError> {
         let (base, found) = self.try_ends()?;
         let (expected, result) = next.try_ends()?;
         check_fingerprint(found, expected)?;
         let mut counts = Counts::default();
         let mut added = Fingerprint::EMPTY;
         let mut changes = Vec::with_capacity(self.len().max(next.len()));
-        let merge = Merge { first: self.changes().peekable(), second: next.changes().peekable() };
-        for change in merge {
+        let composition = Composition { first: self.changes().peekable(), second: next.changes().peekable() };
+        for change in composition {
             let (key, change, value) = change?;
             let is_there = |is_there: bool, len: usize| is_there.then_some(len);
             counts.add(
@@ -299,7 +350,8 @@ impl StateDelta {
             return Err(inconsistent("the fingerprints do not differ by that of the insertions", &[]));
         }
         changes.shrink_to_fit();
-        Ok(Self::new(next.timestamp_ns(), counts, Stored::Merged { changes, base, result }))
+        let (timestamp_ns, label) = (next.timestamp_ns(), next.label().clone());
+        Ok(Self::new(timestamp_ns, label, counts, Stored::Composed { changes, base, result }))
     }
 
     /// The fingerprints before and after.
@@ -311,7 +363,7 @@ impl StateDelta {
         let (earlier, later) = match &self.shared.changes {
             Stored::Between { earlier, later, .. } => (&*earlier.shared, &*later.shared),
             Stored::Image { base, .. } => return Ok((base.fingerprint, base.result)),
-            Stored::Merged { base, result, .. } => return Ok((*base, *result)),
+            Stored::Composed { base, result, .. } => return Ok((*base, *result)),
         };
         let known = |snapshot: &SharedSnapshot| snapshot.fingerprint.get().copied();
         if known(earlier).is_none() && known(later).is_none() {
@@ -366,12 +418,13 @@ impl StateDelta {
                 let handed = Handed::new(Arc::clone(comparison), false);
                 Box::new(handed.map(|(key, change, _, new)| (key, change, new.unwrap_or_default())))
             }
-            Stored::Image { image, .. } => Box::new(
-                image
-                    .changes()
-                    .map(|(key, change, value)| (image.bytes().slice(key), change, image.bytes().slice(value))),
-            ),
-            Stored::Merged { changes, .. } => Box::new(changes.iter().cloned()),
+            Stored::Image { image, .. } => {
+                let bytes = image.bytes();
+                Box::new(
+                    image.changes().map(|(key, change, value)| (bytes.slice(key), change, aligned(bytes.slice(value)))),
+                )
+            }
+            Stored::Composed { changes, .. } => Box::new(changes.iter().cloned()),
         }
     }
 
@@ -386,7 +439,7 @@ impl StateDelta {
                 let bytes = image.bytes();
                 let _ = image.changes().try_for_each(|(key, change, value)| f(&bytes[key], change, &bytes[value]));
             }
-            Stored::Merged { changes, .. } => {
+            Stored::Composed { changes, .. } => {
                 let _ = changes.iter().try_for_each(|(key, change, value)| f(key, *change, value));
             }
         }
@@ -395,7 +448,7 @@ impl StateDelta {
 
 /// Applies `delta` to `base`; see [`StateSnapshot::apply`].
 pub(super) fn apply(base: &StateSnapshot, delta: &StateDelta) -> Result<StateSnapshot, StateError> {
-    // What a base says of itself is not relied upon before it is verified.
+    // The base may be a third-party source that has not been verified.
     base.verify()?;
     let mut fingerprint = base.try_fingerprint()?;
     check_fingerprint(fingerprint, delta.try_ends()?.0)?;
@@ -429,8 +482,7 @@ pub(super) fn apply(base: &StateSnapshot, delta: &StateDelta) -> Result<StateSna
     result?;
     check_result(fingerprint, delta)?;
     let overlay = Overlay::new(Arc::clone(source), changes, len, size);
-    let (timestamp_ns, fingerprint) = (delta.timestamp_ns(), OnceLock::from(fingerprint));
-    Ok(StateSnapshot { shared: Arc::new(SharedSnapshot { timestamp_ns, fingerprint, source: Arc::new(overlay) }) })
+    Ok(StateSnapshot::opened(delta.timestamp_ns(), delta.label().clone(), Some(fingerprint), Arc::new(overlay)))
 }
 
 /// Checks the fingerprint of what a delta is applied to.
@@ -452,7 +504,7 @@ fn check_kind(key: &[u8], change: ChangeKind, is_there: bool) -> Result<(), Stat
 }
 
 fn check_result(found: Fingerprint, delta: &StateDelta) -> Result<(), StateError> {
-    if found == delta.fingerprint() || checksums_are_ignored() {
+    if found == delta.result_fingerprint() || checksums_are_ignored() {
         return Ok(());
     }
     let mut last = Bytes::new();
@@ -468,12 +520,12 @@ fn inconsistent(problem: &'static str, key: &[u8]) -> StateError {
 }
 
 /// Walks two lists of changes, the second of which follows the first, and yields what both together do.
-struct Merge<A: Iterator, B: Iterator> {
+struct Composition<A: Iterator, B: Iterator> {
     first: Peekable<A>,
     second: Peekable<B>,
 }
 
-impl<A: Iterator<Item = Change>, B: Iterator<Item = Change>> Iterator for Merge<A, B> {
+impl<A: Iterator<Item = Change>, B: Iterator<Item = Change>> Iterator for Composition<A, B> {
     type Item = Result<Change, StateError>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -31,7 +31,7 @@ use twox_hash::xxhash3_128::Hasher;
 /// assert_eq!(a.fingerprint(), b.fingerprint());
 /// assert_eq!(a.fingerprint().to_string(), "2351599fbf77ce64477c92f7bd04b86b");
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(u128);
 
 impl Fingerprint {

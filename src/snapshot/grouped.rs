@@ -22,14 +22,16 @@
 //!                                                60      4  zeros
 //! ```
 //!
-//! In the trailer, "footer" means the directory and "number of segments" that of images. Its sums and its fingerprint
-//! are those of all entries.
+//! Since format 2 the sections of the whole and their length follow the directory, as in every footer; every image has
+//! the label of the whole without its user bytes. In the trailer, "footer" means the directory with them, and "number of
+//! segments" that of images. Its sums and its fingerprint are those of all entries.
 //!
 //! # Rules a reader checks, beside those of `format.rs` for the whole and for each image
 //!
 //! 1. The number of key groups is one there can be. Key groups ascend and are below it.
 //! 2. Images follow each other without a gap but zeros up to a multiple of 16, from the header to the directory.
-//! 3. An image has entries, the time of the whole, and is what the directory says of it.
+//! 3. An image has entries, the time of the whole and its label without the user bytes, and is what the directory says of
+//!    it. Its format version may be another one.
 //! 4. The sums in the trailer are those over the directory, and no key is in two images.
 //!
 //! That keys are in the groups they belong to cannot be checked: how groups are told is the user's choice.
@@ -42,21 +44,22 @@
 //!
 //! An empty group has no image: a worker writes those it has, and equal contents give equal bytes either way.
 
+use std::fmt;
 use std::io::{Read, Seek, Write};
-use std::ops::{Bound, ControlFlow, Range};
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::format::{ALIGNMENT, Header, Kind, Trailer, checksum, checksums_are_ignored, field, rule};
+use super::format::{ALIGNMENT, FooterParts, Header, Kind, Trailer, checksum, checksums_are_ignored, field, rule};
 use super::image::{Image, align};
 use super::lazy::{Backing, LazyImage};
 use super::merge::Merged;
 use super::write::{ImageOptions, ImageWriter, Written};
-use super::{Fingerprint, Source, StateSnapshot};
+use super::{Fingerprint, Label, Source, StateSnapshot};
 use crate::{KeyGroups, StateError};
 
-/// What the directory says of one image.
+/// An image in the directory.
 #[derive(Clone)]
 pub(super) struct Entry {
     pub(super) offset: u64,
@@ -124,7 +127,7 @@ pub(super) const DIRECTORY_START: usize = 8;
 ///
 /// // The second of three workers takes its groups, and reads nothing else.
 /// let grouped = GroupedImage::from_bytes(image.clone())?;
-/// let mine = grouped.slice(groups.of_worker(1, 3))?;
+/// let mine = grouped.slice(groups.groups_of(1, 3))?;
 /// assert!(mine.iter().all(|(key, _)| groups.worker_of(groups.group_of(&key), 3) == 1));
 ///
 /// assert_eq!(StateSnapshot::from_bytes(image)?, snapshot);
@@ -134,6 +137,7 @@ pub(super) const DIRECTORY_START: usize = 8;
 pub struct GroupedImage {
     backing: Backing,
     timestamp_ns: u64,
+    label: Label,
     groups: KeyGroups,
     directory: Vec<Entry>,
     len: usize,
@@ -143,12 +147,12 @@ pub struct GroupedImage {
 impl GroupedImage {
     /// Opens a grouped image by its directory; a group is verified when it is read.
     ///
-    /// Computes in O(number of groups), and allocates 88 bytes for each. (Bytes that do not start at a multiple of four
+    /// Computes in O(number of groups), and allocates 88 bytes for each. (Bytes that do not start at a multiple of 16
     /// in memory are copied first.)
     ///
     /// # Errors
     ///
-    /// Those of [`StateSnapshot::from_bytes`], for header, directory and trailer.
+    /// The errors of [`StateSnapshot::from_bytes`], for header, directory and trailer.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, StateError> {
         Self::from_backing(Backing::Whole(align(bytes.into())))
     }
@@ -158,7 +162,7 @@ impl GroupedImage {
     ///
     /// # Errors
     ///
-    /// Those of [`from_bytes`](Self::from_bytes), and [`StateError::Io`].
+    /// The errors of [`from_bytes`](Self::from_bytes), and [`StateError::Io`].
     pub fn from_reader(reader: impl Read + Seek + Send + 'static) -> Result<Self, StateError> {
         Self::from_backing(Backing::of_reader(reader)?)
     }
@@ -171,11 +175,12 @@ impl GroupedImage {
         let in_directory =
             |problem, found, expected| rule("directory", trailer.footer_offset, problem, found, expected);
 
+        let FooterParts { list, label, .. } = FooterParts::read(header, &footer, trailer.footer_offset)?;
         let needed = trailer.segments.saturating_mul(Entry::LEN as u64).saturating_add(DIRECTORY_START as u64);
-        in_directory("it has another length than so many images ask for", footer.len() as u64, needed)?;
-        let count = u64::from_le_bytes(field(&footer, 0));
+        in_directory("it has another length than so many images ask for", list.len() as u64, needed)?;
+        let count = u64::from_le_bytes(field(list, 0));
         let groups = KeyGroups::new(u32::try_from(count).unwrap_or(u32::MAX));
-        let nearest = count.clamp(1, KeyGroups::MOST.into());
+        let nearest = count.clamp(1, KeyGroups::MAX.into());
         in_directory("there cannot be so many key groups", count, nearest)?;
         let groups = groups?;
 
@@ -184,7 +189,7 @@ impl GroupedImage {
         let (mut offset, mut next_group) = (Header::LEN as u64, 0);
         let (mut entries, mut key_bytes, mut value_bytes) = (0_u64, 0_u64, 0_u64);
         let mut fingerprint = Fingerprint::EMPTY;
-        for entry in footer[DIRECTORY_START..].chunks_exact(Entry::LEN).map(Entry::read) {
+        for entry in list[DIRECTORY_START..].chunks_exact(Entry::LEN).map(Entry::read) {
             let group = u64::from(entry.group);
             in_directory("a key group does not follow the one before it", group, group.max(next_group))?;
             in_directory("a key group is beyond the last", group, group.min(count - 1))?;
@@ -205,10 +210,10 @@ impl GroupedImage {
         in_directory("the images do not end where it starts", offset, trailer.footer_offset)?;
         in_trailer("the number of entries is not true", trailer.entries, entries)?;
         trailer.check_sums(backing.len(), key_bytes, value_bytes, fingerprint)?;
-        // Whatever comes of a group is compared with this, and no entry takes less than eight bytes.
+        // Counts of groups are compared with this, and no entry takes less than eight bytes.
         in_trailer("there is no room for so many entries", entries, entries.min(trailer.footer_offset / 8))?;
         let len = entries as usize;
-        Ok(Self { backing, timestamp_ns: header.timestamp_ns, groups, directory, len, fingerprint })
+        Ok(Self { backing, timestamp_ns: header.timestamp_ns, label, groups, directory, len, fingerprint })
     }
 
     /// Returns the number of key groups that the snapshot was split by.
@@ -226,7 +231,7 @@ impl GroupedImage {
         self.len
     }
 
-    /// Returns whether no group has an entry.
+    /// Returns `true` if no group has an entry.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -234,6 +239,11 @@ impl GroupedImage {
     /// Returns when the snapshot was taken, in nanoseconds since the start of 1970 (UTC).
     pub const fn timestamp_ns(&self) -> u64 {
         self.timestamp_ns
+    }
+
+    /// Returns the label: which operator and job the contents belong to.
+    pub const fn label(&self) -> &Label {
+        &self.label
     }
 
     /// Returns the fingerprint of all entries, as the directory says.
@@ -257,12 +267,12 @@ impl GroupedImage {
     ///
     /// # Errors
     ///
-    /// Those of [`StateSnapshot::from_bytes`], and [`StateError::Malformed`] if the image is not the one that the
+    /// The errors of [`StateSnapshot::from_bytes`], and [`StateError::Malformed`] if the image is not the one that the
     /// directory tells of. Offsets count from the start of the group's image.
     pub fn group(&self, group: u32) -> Result<StateSnapshot, StateError> {
         match self.find(group) {
-            Some(entry) => self.read(entry),
-            None => Ok(StateSnapshot::merge([])?.with_timestamp_ns(self.timestamp_ns)),
+            Some(entry) => Ok(self.marked(self.read(entry)?)),
+            None => Ok(self.marked(StateSnapshot::default())),
         }
     }
 
@@ -270,28 +280,39 @@ impl GroupedImage {
     ///
     /// # Errors
     ///
-    /// Those of [`group`](Self::group), and [`StateError::ConflictingKeys`].
+    /// The errors of [`group`](Self::group), and [`StateError::ConflictingKeys`].
     pub fn slice(&self, groups: Range<u32>) -> Result<StateSnapshot, StateError> {
         let entries = self.directory.iter().filter(|entry| groups.contains(&entry.group));
         let parts = entries.map(|entry| self.read(entry)).collect::<Result<Vec<_>, _>>()?;
-        Ok(StateSnapshot::merge(parts)?.with_timestamp_ns(self.timestamp_ns))
+        Ok(self.marked(StateSnapshot::merge(parts).map_err(|error| self.backing.name(error))?))
+    }
+
+    /// Returns a snapshot with the time and the label of the whole.
+    fn marked(&self, snapshot: StateSnapshot) -> StateSnapshot {
+        snapshot.with_timestamp_ns(self.timestamp_ns).with_label(self.label.clone())
     }
 
     fn read(&self, entry: &Entry) -> Result<StateSnapshot, StateError> {
-        self.backing.will_need(entry.extent());
-        let (image, timestamp_ns, fingerprint) = Image::open(self.backing.read(entry.extent())?)?;
-        self.check(entry, timestamp_ns, &image)?;
-        self.check_fingerprint(entry, fingerprint)?;
-        Ok(StateSnapshot::opened(timestamp_ns, Some(fingerprint), Arc::new(image)))
+        self.try_read(entry).map_err(|error| self.backing.name(error))
     }
 
-    fn check(&self, entry: &Entry, timestamp_ns: u64, image: &impl Source) -> Result<(), StateError> {
+    fn try_read(&self, entry: &Entry) -> Result<StateSnapshot, StateError> {
+        self.backing.will_need(entry.extent());
+        let (image, ends) = Image::open(self.backing.read(entry.extent())?)?;
+        self.check(entry, ends.timestamp_ns, &ends.label, &image)?;
+        self.check_fingerprint(entry, ends.fingerprint)?;
+        Ok(StateSnapshot::opened(ends.timestamp_ns, ends.label, Some(ends.fingerprint), Arc::new(image)))
+    }
+
+    fn check(&self, entry: &Entry, timestamp_ns: u64, label: &Label, image: &impl Source) -> Result<(), StateError> {
         let size = entry.key_bytes.saturating_add(entry.value_bytes);
         let end = entry.extent().end;
         let padding = self.backing.read(end..end.next_multiple_of(ALIGNMENT as u64))?;
         let is_zero = padding.iter().all(|&byte| byte == 0);
         self.rule(entry, "there are other bytes where the padding has zeros", is_zero.into(), 1)?;
         self.rule(entry, "its time is not that of the whole image", timestamp_ns, self.timestamp_ns)?;
+        let is_same = *label == self.label.without_user_bytes();
+        self.rule(entry, "its label is not that of the whole image", is_same.into(), 1)?;
         self.rule(entry, "the number of its entries is not that in the directory", image.len() as u64, entry.entries)?;
         self.rule(entry, "the size of its entries is not that in the directory", image.size_bytes() as u64, size)
     }
@@ -312,19 +333,31 @@ impl GroupedImage {
 
     /// Reads all groups as one snapshot, verified.
     pub(super) fn read_whole(&self) -> Result<StateSnapshot, StateError> {
-        self.slice(0..KeyGroups::MOST)
+        self.slice(0..KeyGroups::MAX)
     }
 
     /// Opens all groups as one snapshot, of which the segments are verified when they are read.
     pub(super) fn open_whole(&self) -> Result<StateSnapshot, StateError> {
         let open = |entry: &Entry| {
-            let (image, timestamp_ns) = LazyImage::open(self.backing.part(entry.extent()))?;
-            self.check(entry, timestamp_ns, &image)?;
+            let image = LazyImage::open(self.backing.part(entry.extent()))?;
+            self.check(entry, image.timestamp_ns(), &image.label, &image)?;
             self.check_fingerprint(entry, image.trailer.fingerprint)?;
             Ok(Arc::new(image) as Arc<dyn Source>)
         };
         let parts = self.directory.iter().map(open).collect::<Result<Vec<_>, StateError>>()?;
-        Ok(StateSnapshot::opened(self.timestamp_ns, None, Arc::new(Merged::new(parts)?)))
+        Ok(StateSnapshot::opened(self.timestamp_ns, self.label.clone(), None, Arc::new(Merged::new(parts)?)))
+    }
+}
+
+impl fmt::Debug for GroupedImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupedImage")
+            .field("len", &self.len)
+            .field("key_groups", &self.groups.count())
+            .field("images", &self.directory.len())
+            .field("timestamp_ns", &self.timestamp_ns)
+            .field("label", &self.label)
+            .finish_non_exhaustive()
     }
 }
 
@@ -342,7 +375,7 @@ impl StateSnapshot {
     ///
     /// # Errors
     ///
-    /// [`StateError::Io`]; and those of [`verify`](Self::verify) for an image opened without reading it. What was written
+    /// [`StateError::Io`], and those of the medium that the snapshot lies in. What was written
     /// until then is an incomplete image, which cannot be opened.
     pub fn write_grouped(
         &self,
@@ -355,7 +388,7 @@ impl StateSnapshot {
         let mut sizes = vec![0_usize; groups.count() as usize];
         // Kept, for a function that is asked twice may answer twice.
         let mut group_of = Vec::new();
-        self.try_visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
+        self.try_visit_range(.., |key, value| {
             let group = groups.group_of(part(key));
             group_of.push(group as u16);
             sizes[group as usize] += key.len() + value.len() + 8;
@@ -399,7 +432,8 @@ impl StateSnapshot {
     }
 
     fn image_writer<W: Write>(&self, options: ImageOptions, out: W) -> Result<ImageWriter<W>, StateError> {
-        Ok(ImageWriter::new(Header::of_snapshot(self), None, options, out)?)
+        let label = self.label().without_user_bytes();
+        Ok(ImageWriter::new(Header::of_snapshot(self), &label, None, options, out)?)
     }
 
     /// Writes the groups from `first` on, each to its writer; groups that have none are passed over.
@@ -411,7 +445,7 @@ impl StateSnapshot {
     ) -> Result<Vec<Option<Written<W>>>, StateError> {
         let mut result = Ok(());
         let mut index = 0;
-        self.try_visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
+        self.try_visit_range(.., |key, value| {
             let group = group_of.get(index).map_or(0, |group| usize::from(*group));
             index += 1;
             if let Some(Some(writer)) = group.checked_sub(first).and_then(|at| writers.get_mut(at)) {
@@ -421,8 +455,7 @@ impl StateSnapshot {
         })?;
         result?;
         if index != group_of.len() {
-            // Only an image in a file that changes does that.
-            return Err(StateError::store("the snapshot's image changed while it was read"));
+            return Err(StateError::ImageChanged);
         }
         Ok(writers
             .into_iter()
@@ -434,15 +467,18 @@ impl StateSnapshot {
 struct GroupedWriter<W> {
     out: W,
     header: [u8; Header::LEN],
+    /// The sections of the footer, with their length.
+    sections: Vec<u8>,
     written: u64,
     directory: Vec<Entry>,
 }
 
 impl<W: Write> GroupedWriter<W> {
     fn new(snapshot: &StateSnapshot, mut out: W) -> Result<Self, StateError> {
-        let header = Header { kind: Kind::Grouped, timestamp_ns: snapshot.timestamp_ns() }.to_bytes();
+        let header = Header::new(Kind::Grouped, snapshot.timestamp_ns()).to_bytes();
+        let sections = snapshot.label().to_sections();
         out.write_all(&header)?;
-        Ok(Self { out, header, written: Header::LEN as u64, directory: Vec::new() })
+        Ok(Self { out, header, sections, written: Header::LEN as u64, directory: Vec::new() })
     }
 
     /// Counts in the image of a group, which has been written.
@@ -476,6 +512,7 @@ impl<W: Write> GroupedWriter<W> {
             trailer.value_bytes += entry.value_bytes;
             trailer.fingerprint = trailer.fingerprint.plus(entry.fingerprint);
         }
+        footer.extend_from_slice(&self.sections);
         (trailer.footer_len, trailer.footer_checksum) = (footer.len() as u64, checksum(&footer));
         self.out.write_all(&footer)?;
         self.out.write_all(&trailer.to_bytes(&self.header))?;

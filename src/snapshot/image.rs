@@ -11,17 +11,19 @@
 //! 2. Hence every end in a column lies within that column, no segment is empty, and keys strictly ascend.
 
 use std::any::Any;
-use std::ops::{Bound, ControlFlow, Range};
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rkyv::util::AlignedVec;
 
-use super::format::{Base, Descriptor, Header, Kind, Trailer, checksums_are_ignored, rule, verify_checksum};
-use super::segment::{ChangeKind, ColumnOffsets};
-use super::{Fingerprint, Source};
-use crate::store::{Entries, KeyBounds, is_before_end, is_before_start, is_inverted};
-use crate::{MAX_KEY_LEN, MAX_VALUE_LEN, StateError};
+use super::format::{
+    ALIGNMENT, Base, Descriptor, FooterParts, Header, Kind, Trailer, checksums_are_ignored, rule, verify_checksum,
+};
+use super::segment::{ChangeKind, ColumnOffsets, value_start};
+use super::{Fingerprint, Label, Source};
+use crate::aligned::{VALUE_ALIGNMENT, aligned};
+use crate::bounds::{ALL_KEYS, KeyBounds, is_before_end, is_before_start, is_inverted};
+use crate::{MAX_KEY_LEN, MAX_VALUE_LEN, StateError, TryScan};
 
 pub(super) struct Image {
     bytes: Bytes,
@@ -37,6 +39,8 @@ pub(super) struct Segment {
     key_ends: usize,
     values: usize,
     value_ends: usize,
+    /// `true` if values start at multiples of 16, as since format 2.
+    is_aligned: bool,
     /// Nowhere but in a delta.
     changes: usize,
     blob: Range<usize>,
@@ -50,35 +54,34 @@ struct Position {
 }
 
 impl Image {
-    /// Opens and verifies an image, and returns the time and the fingerprint of it beside it.
-    pub(super) fn open(bytes: Bytes) -> Result<(Self, u64, Fingerprint), StateError> {
-        let (image, timestamp_ns, verified) = Self::open_as(Kind::Snapshot, bytes)?;
-        Ok((image, timestamp_ns, verified.fingerprint))
+    /// Opens and verifies an image, and returns what it says besides its entries.
+    pub(super) fn open(bytes: Bytes) -> Result<(Self, Verified), StateError> {
+        Self::open_as(Kind::Snapshot, bytes)
     }
 
-    /// Opens and verifies the image of a delta: its entries are [`changes`](Self::changes). Returns its time and what it
-    /// says of its base beside it.
-    pub(super) fn open_delta(bytes: Bytes) -> Result<(Self, u64, Base), StateError> {
-        let (image, timestamp_ns, verified) = Self::open_as(Kind::Delta, bytes)?;
+    /// Opens and verifies the image of a delta: its entries are [`changes`](Self::changes). Returns what it says besides
+    /// them, and of its base.
+    pub(super) fn open_delta(bytes: Bytes) -> Result<(Self, Verified, Base), StateError> {
+        let (image, verified) = Self::open_as(Kind::Delta, bytes)?;
         let base = verified.base.expect("every delta has a base, or it is not verified");
-        Ok((image, timestamp_ns, base))
+        Ok((image, verified, base))
     }
 
-    fn open_as(kind: Kind, bytes: Bytes) -> Result<(Self, u64, Verified), StateError> {
+    fn open_as(kind: Kind, bytes: Bytes) -> Result<(Self, Verified), StateError> {
         let header = Header::read(&bytes)?;
         header.expect_kind(kind)?;
         let trailer = Trailer::read(&bytes)?;
         let bytes = align(bytes);
-        let (segments, verified) = Verifier::new(kind, &bytes).verify(&trailer)?;
+        let (segments, verified) = Verifier::new(header, &bytes).verify(&trailer)?;
         // Both fit: they count entries and bytes that are in memory.
         let len = trailer.entries as usize;
         let size_bytes = (trailer.key_bytes + trailer.value_bytes) as usize;
-        Ok((Self { bytes, segments, len, size_bytes }, header.timestamp_ns, verified))
+        Ok((Self { bytes, segments, len, size_bytes }, verified))
     }
 
     /// The changes of a delta, in order: key, what became of it, new value.
     pub(super) fn changes(&self) -> impl Iterator<Item = (Range<usize>, ChangeKind, Range<usize>)> + '_ {
-        self.positions((Bound::Unbounded, Bound::Unbounded)).map(|at| {
+        self.positions(ALL_KEYS).map(|at| {
             let (key, value) = self.entry(at);
             (key, self.segments[at.segment].change(&self.bytes, at.index), value)
         })
@@ -101,12 +104,18 @@ impl Image {
         self.normalized(Position { segment, index })
     }
 
-    /// The same position, with the place after a segment's last entry named as the start of the next segment.
+    /// Returns a position with the place after a segment's last entry named as the start of the next segment.
     fn normalized(&self, at: Position) -> Position {
         if at.index < self.segments[at.segment].entries { at } else { Position { segment: at.segment + 1, index: 0 } }
     }
 
-    fn positions(&self, (start, end): KeyBounds<'_>) -> Positions<'_> {
+    /// Returns the handles of an entry.
+    fn handles(&self, at: Position) -> (Bytes, Bytes) {
+        let (key, value) = self.entry(at);
+        (self.bytes.slice(key), self.bytes.slice(value))
+    }
+
+    fn positions<'a>(&'a self, (start, end): KeyBounds<'_>) -> Positions<'a> {
         let last = Position { segment: self.segments.len(), index: 0 };
         if is_inverted((start, end)) {
             return Positions { image: self, next: last, end: last };
@@ -126,27 +135,29 @@ impl Source for Image {
         self.size_bytes
     }
 
-    fn get(&self, key: &[u8]) -> Option<Bytes> {
+    fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         let at = self.partition_point(|other| other < key);
         if at.segment == self.segments.len() {
-            return None;
+            return Ok(None);
         }
         let (found, value) = self.entry(at);
-        (self.bytes[found] == *key).then(|| self.bytes.slice(value))
+        Ok((self.bytes[found] == *key).then(|| self.bytes.slice(value)))
     }
 
-    fn scan<'a>(&'a self, range: KeyBounds<'a>) -> Entries<'a> {
-        Box::new(self.positions(range).map(|at| {
-            let (key, value) = self.entry(at);
-            (self.bytes.slice(key), self.bytes.slice(value))
-        }))
+    fn try_scan(&self, bounds: KeyBounds<'_>) -> TryScan<'_> {
+        TryScan::new(self.positions(bounds).map(|at| Ok(self.handles(at))))
     }
 
-    fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
-        let _ = self.positions(range).try_for_each(|at| {
+    fn try_visit(
+        &self,
+        bounds: KeyBounds<'_>,
+        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StateError> {
+        let _ = self.positions(bounds).try_for_each(|at| {
             let (key, value) = self.entry(at);
             f(&self.bytes[key], &self.bytes[value])
         });
+        Ok(())
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
@@ -173,16 +184,37 @@ impl Iterator for Positions<'_> {
     }
 }
 
+impl DoubleEndedIterator for Positions<'_> {
+    fn next_back(&mut self) -> Option<Position> {
+        if self.next >= self.end {
+            return None;
+        }
+        self.end = match self.end {
+            Position { segment, index: 0 } => {
+                Position { segment: segment - 1, index: self.image.segments[segment - 1].entries - 1 }
+            }
+            Position { segment, index } => Position { segment, index: index - 1 },
+        };
+        Some(self.end)
+    }
+}
+
 impl Segment {
     pub(super) fn key(&self, image: &[u8], index: usize) -> Range<usize> {
-        element(image, self.keys, self.key_ends, index)
+        let (start, end) = ends_of(image, self.key_ends, index);
+        self.keys + start..self.keys + end
     }
 
     pub(super) fn value(&self, image: &[u8], index: usize) -> Range<usize> {
-        if self.blob.is_empty() { element(image, self.values, self.value_ends, index) } else { self.blob.clone() }
+        if !self.blob.is_empty() {
+            return self.blob.clone();
+        }
+        let (before, end) = ends_of(image, self.value_ends, index);
+        let start = if self.is_aligned { value_start(before, end - before) } else { before };
+        self.values + start..self.values + end
     }
 
-    /// What became of a key, in a segment of a delta.
+    /// Returns the kind of a change, in a segment of a delta.
     pub(super) fn change(&self, image: &[u8], index: usize) -> ChangeKind {
         let change = ChangeKind::of(image[self.changes + index]);
         change.expect("every change of a delta is known, or it is not verified")
@@ -202,7 +234,7 @@ impl Segment {
         low
     }
 
-    /// The same parts in bytes that have `by` others in front.
+    /// Returns the places of the parts in bytes that have `by` others in front.
     fn moved_by(self, by: usize) -> Self {
         Self {
             entries: self.entries,
@@ -210,16 +242,17 @@ impl Segment {
             key_ends: self.key_ends + by,
             values: self.values + by,
             value_ends: self.value_ends + by,
+            is_aligned: self.is_aligned,
             changes: self.changes + by,
             blob: self.blob.start + by..self.blob.end + by,
         }
     }
 }
 
-/// The place of an element of the column that starts at `column`, whose ends start at `ends`.
-fn element(image: &[u8], column: usize, ends: usize, index: usize) -> Range<usize> {
-    let start = if index == 0 { 0 } else { end_at(image, ends, index - 1) };
-    column + start..column + end_at(image, ends, index)
+/// Returns the end of the element before one, and its own, in a column whose ends start at `ends`.
+fn ends_of(image: &[u8], ends: usize, index: usize) -> (usize, usize) {
+    let before = if index == 0 { 0 } else { end_at(image, ends, index - 1) };
+    (before, end_at(image, ends, index))
 }
 
 fn end_at(image: &[u8], ends: usize, index: usize) -> usize {
@@ -229,17 +262,13 @@ fn end_at(image: &[u8], ends: usize, index: usize) -> usize {
 
 /// Returns the bytes at the alignment in memory that archives need, copied if they are not.
 pub(super) fn align(bytes: Bytes) -> Bytes {
-    if bytes.as_ptr().addr() % ColumnOffsets::ALIGNMENT == 0 {
-        return bytes;
-    }
-    let mut aligned: AlignedVec = AlignedVec::with_capacity(bytes.len());
-    aligned.extend_from_slice(&bytes);
-    Bytes::from_owner(aligned)
+    const { assert!(VALUE_ALIGNMENT % ColumnOffsets::ALIGNMENT == 0) }
+    aligned(bytes)
 }
 
 /// Checks the rules of `format.rs` in one pass over the segments. Nothing in the image is believed until then.
 struct Verifier<'a> {
-    kind: Kind,
+    header: Header,
     image: &'a [u8],
     last_key: Option<&'a [u8]>,
     entries: u64,
@@ -250,9 +279,11 @@ struct Verifier<'a> {
     deletes: u64,
 }
 
-/// What was found true of all entries.
-struct Verified {
-    fingerprint: Fingerprint,
+/// The rest of an image besides its entries, verified.
+pub(super) struct Verified {
+    pub(super) timestamp_ns: u64,
+    pub(super) label: Label,
+    pub(super) fingerprint: Fingerprint,
     /// Of a delta.
     base: Option<Base>,
 }
@@ -261,10 +292,10 @@ struct Verified {
 const LEAST_SEGMENT: u64 = 48;
 
 impl<'a> Verifier<'a> {
-    fn new(kind: Kind, image: &'a [u8]) -> Self {
+    fn new(header: Header, image: &'a [u8]) -> Self {
         let fingerprint = Fingerprint::EMPTY;
         let (entries, key_bytes, value_bytes, inserts, deletes) = (0, 0, 0, 0, 0);
-        Self { kind, image, last_key: None, entries, key_bytes, value_bytes, fingerprint, inserts, deletes }
+        Self { header, image, last_key: None, entries, key_bytes, value_bytes, fingerprint, inserts, deletes }
     }
 
     fn verify(mut self, trailer: &Trailer) -> Result<(Vec<Segment>, Verified), StateError> {
@@ -276,15 +307,12 @@ impl<'a> Verifier<'a> {
         let footer = &self.image[footer_offset as usize..trailer_offset as usize];
         verify_checksum("footer", footer_offset, trailer.footer_checksum, footer)?;
         let in_footer = |problem, found, expected| rule("footer", footer_offset, problem, found, expected);
-        let base_len = if self.kind == Kind::Delta { Base::LEN } else { 0 };
-        let len = footer.len();
-        in_footer("there is no room for the base of a delta", len as u64, len.max(base_len) as u64)?;
-        let (footer, base) = footer.split_at(len - base_len);
+        let FooterParts { list, base, label } = FooterParts::read(self.header, footer, footer_offset)?;
 
         // No more are allocated than there is room for.
-        check_room(trailer, trailer_offset, footer.len())?;
+        check_room(trailer, trailer_offset, list.len())?;
         let mut segments = Vec::with_capacity(trailer.segments as usize);
-        let (descriptors, mut first_keys) = footer.split_at(trailer.segments as usize * Descriptor::LEN);
+        let (descriptors, mut first_keys) = list.split_at(trailer.segments as usize * Descriptor::LEN);
         let mut offset = Header::LEN as u64;
         for descriptor in descriptors.chunks_exact(Descriptor::LEN).map(Descriptor::read) {
             let len = usize::from(descriptor.first_key_len).min(first_keys.len());
@@ -299,18 +327,18 @@ impl<'a> Verifier<'a> {
 
         in_trailer("the number of entries is not true", trailer.entries, self.entries)?;
         trailer.check_sums(self.image.len() as u64, self.key_bytes, self.value_bytes, self.fingerprint)?;
-        let base = (self.kind == Kind::Delta).then(|| Base::read(base));
         if let Some(base) = &base {
             in_footer("the number of inserted keys is not true", base.inserts, self.inserts)?;
             in_footer("the number of deleted keys is not true", base.deletes, self.deletes)?;
-            // Else what the delta takes away would be needed to tell.
+            // With other changes, the old values would be needed to tell.
             if self.inserts == self.entries && !checksums_are_ignored() {
                 let (found, expected) = (base.result.halves(), base.fingerprint.plus(self.fingerprint).halves());
                 in_footer("the fingerprints do not differ by that of the insertions", found.0, expected.0)?;
                 in_footer("the fingerprints do not differ by that of the insertions", found.1, expected.1)?;
             }
         }
-        Ok((segments, Verified { fingerprint: self.fingerprint, base }))
+        let Header { timestamp_ns, .. } = self.header;
+        Ok((segments, Verified { timestamp_ns, label, fingerprint: self.fingerprint, base }))
     }
 
     /// Verifies the segment that has to start at `offset` and end before `end`; returns where it ends, too.
@@ -321,13 +349,13 @@ impl<'a> Verifier<'a> {
         end: u64,
         first_key: &[u8],
     ) -> Result<(Segment, u64), StateError> {
-        let len = check_extent(descriptor, offset, end, first_key.len())?;
+        let len = check_extent(self.header, descriptor, offset, end, first_key.len())?;
         // Within the image from here on.
         let start = offset as usize;
         let bytes = &self.image[start..start + len as usize];
-        let Self { kind, last_key, key_bytes, value_bytes, inserts, deletes, fingerprint, .. } = self;
+        let Self { header, last_key, key_bytes, value_bytes, inserts, deletes, fingerprint, .. } = self;
         let segment =
-            check_segment(*kind, bytes, offset, descriptor, Some(first_key), *last_key, |key, value, change| {
+            check_segment(*header, bytes, offset, descriptor, Some(first_key), *last_key, |key, value, change| {
                 *key_bytes += key.len() as u64;
                 *value_bytes += value.len() as u64;
                 *inserts += u64::from(change == Some(ChangeKind::Insert));
@@ -355,6 +383,7 @@ pub(super) fn check_room(trailer: &Trailer, trailer_offset: u64, len: usize) -> 
 /// Checks where a segment lies, by its descriptor alone: it has to start at `offset` and end before `end`. Returns its
 /// length. `first_key_len` is how much of its first key there is in the footer.
 pub(super) fn check_extent(
+    header: Header,
     descriptor: &Descriptor,
     offset: u64,
     end: u64,
@@ -362,7 +391,14 @@ pub(super) fn check_extent(
 ) -> Result<u64, StateError> {
     let check = |problem, found, expected| rule("segment", offset, problem, found, expected);
     check("its descriptor says another place", descriptor.offset, offset)?;
-    check("there are other bytes where its descriptor has zeros", descriptor.reserved, 0)?;
+    if header.is_aligned() && descriptor.codec != 0 {
+        return Err(StateError::UnknownCodec { codec: descriptor.codec, offset });
+    }
+    check(
+        "there are other bytes where its descriptor has zeros",
+        descriptor.reserved | u64::from(descriptor.codec),
+        0,
+    )?;
     check("its first key does not end within the footer", descriptor.first_key_len.into(), first_key_len as u64)?;
     let (_, len) = descriptor.extent().unwrap_or((0, u64::MAX));
     check("it does not end before the footer", len, len.min(end - offset))?;
@@ -372,7 +408,7 @@ pub(super) fn check_extent(
 /// Checks all `bytes` of a segment whose extent is sound, and calls `each` with its entries. Returns where its parts lie
 /// within `bytes`; `offset` is for errors, and `first_key` is what the footer says, if that is to be believed.
 pub(super) fn check_segment<'a>(
-    kind: Kind,
+    header: Header,
     bytes: &'a [u8],
     offset: u64,
     descriptor: &Descriptor,
@@ -388,6 +424,7 @@ pub(super) fn check_segment<'a>(
     let padding = [&bytes[archive.len()..blob_offset as usize], &bytes[blob_end..]];
     let is_zero = padding.into_iter().flatten().all(|&byte| byte == 0);
     check("there are other bytes where its padding has zeros", is_zero.into(), 1)?;
+    let (kind, is_aligned) = (header.kind, header.is_aligned());
     let columns = ColumnOffsets::find(kind, archive);
     check("it is no archive of columns", columns.is_some().into(), 1)?;
     let columns = columns.unwrap_or_default();
@@ -405,6 +442,11 @@ pub(super) fn check_segment<'a>(
     }
     check_ends(&archive[columns.key_ends.clone()], columns.keys.len(), check)?;
     check_ends(&archive[columns.value_ends.clone()], columns.values.len(), check)?;
+    if is_aligned {
+        let start = columns.values.start as u64;
+        check("its values do not start at a multiple of 16", start, start.next_multiple_of(ALIGNMENT as u64))?;
+        check_padding(&archive[columns.values.clone()], &archive[columns.value_ends.clone()], check)?;
+    }
 
     let segment = Segment {
         entries,
@@ -412,6 +454,7 @@ pub(super) fn check_segment<'a>(
         key_ends: columns.key_ends.start,
         values: columns.values.start,
         value_ends: columns.value_ends.start,
+        is_aligned,
         changes: columns.changes.start,
         blob: blob_offset as usize..blob_end,
     };
@@ -438,6 +481,33 @@ pub(super) fn check_segment<'a>(
         each(key, value, change);
     }
     Ok(segment)
+}
+
+/// Checks that every value that is not empty starts at a multiple of 16, with zeros before it. The ends ascend and end
+/// at the length of the column.
+fn check_padding(
+    values: &[u8],
+    ends: &[u8],
+    check: impl Fn(&'static str, u64, u64) -> Result<(), StateError>,
+) -> Result<(), StateError> {
+    let mut before = 0;
+    for end in ends.chunks_exact(size_of::<u32>()) {
+        let end = end_at(end, 0, 0);
+        let start = value_start(before, end - before);
+        if start > before {
+            check("a value ends within the zeros before it", end as u64, end.max(start + 1) as u64)?;
+            // There is a value before this one, so that the zeros end a whole block.
+            let block = values[..start].last_chunk().map_or(u128::MAX, |block| u128::from_be_bytes(*block));
+            let zeros = (start - before) * 8;
+            check(
+                "there are other bytes where values have zeros before them",
+                (block << (128 - zeros) == 0).into(),
+                1,
+            )?;
+        }
+        before = end;
+    }
+    Ok(())
 }
 
 /// Checks that a column of ends ascends and ends at the length of the column it belongs to.

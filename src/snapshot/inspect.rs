@@ -6,7 +6,7 @@
 //! left. So nothing here stops at the first damage: header, trailer and footer are read as they are, what is wrong with
 //! them is noted, and every segment that the footer lists is tried.
 //!
-//! What makes that safe is that a segment stands on its own. Its descriptor has its checksum, and it is checked by the same
+//! That is safe because a segment stands on its own. Its descriptor has its checksum, and it is checked by the same
 //! code as in an image that is opened whole. Where a descriptor is damaged, too, the checksum does not match, or what it
 //! says does not fit the columns. One thing nothing but the footer tells: where a blob ends within its last 16 bytes. So
 //! blobs are not read where the footer is damaged.
@@ -22,15 +22,16 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::format::{ALIGNMENT, Base, Descriptor, Header, Kind, Trailer, rule, verify_checksum};
+use super::format::{ALIGNMENT, Base, Descriptor, FooterParts, Header, Kind, Trailer, rule, verify_checksum};
 use super::grouped::{DIRECTORY_START, Entry, GroupedImage};
 use super::image::{align, check_extent, check_room, check_segment};
 use super::lazy::Backing;
 use super::segment::ChangeKind;
-use super::{Changes, Fingerprint};
+use super::{Changes, Fingerprint, Label};
 use crate::StateError;
+use crate::aligned::aligned;
 
-/// What an image holds.
+/// The kinds of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ImageKind {
@@ -58,10 +59,10 @@ pub struct ImageTotals {
     pub parts: u64,
 }
 
-/// What a delta says of the contents before and after it.
+/// The contents before and after a delta, as its footer describes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct DeltaEnds {
+pub struct DeltaInfo {
     /// The fingerprint of the contents that the delta can be applied to.
     pub base: Fingerprint,
     /// The fingerprint of the contents that it leads to.
@@ -72,14 +73,15 @@ pub struct DeltaEnds {
     pub deletes: u64,
 }
 
-/// What an image of any kind says of itself, be it sound or not: for looking into files.
+/// The structure of an image of any kind, sound or not: for looking into files.
 ///
 /// It reads the two ends of an image and notes what is wrong with them ([`damage`](Self::damage)) instead of giving up. Every
 /// segment that can be found is then read, or not, by itself. An image whose end is missing still tells what it was;
 /// its segments cannot be found.
 ///
 /// Sound ends and sound segments are not yet a sound image: how segments fit together, and to the sums, is what
-/// [`StateSnapshot::verify`](crate::StateSnapshot::verify) and [`StateDelta::from_bytes`](crate::StateDelta::from_bytes) check.
+/// [`UnverifiedImage::verify`](crate::UnverifiedImage::verify) and [`StateDelta::from_bytes`](crate::StateDelta::from_bytes)
+/// check.
 ///
 /// Takes memory for the footer and about 100 bytes for each segment.
 ///
@@ -89,7 +91,7 @@ pub struct DeltaEnds {
 /// # fn main() -> Result<(), opstate::StateError> {
 /// let snapshot = StateSnapshot::from_iter((0..100).map(|i| (format!("key-{i:02}"), "value")));
 /// let mut image = Vec::new();
-/// snapshot.write_with(ImageOptions::new().segment_bytes(500), &mut image)?;
+/// snapshot.write_with(ImageOptions::new().segment_bytes(810), &mut image)?;
 /// image[40] ^= 1;
 ///
 /// let info = ImageInfo::from_bytes(image)?;
@@ -102,10 +104,9 @@ pub struct DeltaEnds {
 /// ```
 pub struct ImageInfo {
     backing: Backing,
-    kind: Kind,
-    version: u16,
+    header: Header,
     flags: u32,
-    timestamp_ns: u64,
+    label: Label,
     damage: Vec<StateError>,
     /// Nothing where the end is missing.
     trailer: Option<Trailer>,
@@ -129,12 +130,12 @@ impl ImageInfo {
         Self::from_backing(Backing::Whole(align(bytes.into())))
     }
 
-    /// As [`from_bytes`](Self::from_bytes), from anything that can be read from any place. Segments are read when they are
-    /// asked for, one at a time.
+    /// Reads the ends of an image in anything that can be read from any place. Segments are read when they are asked for,
+    /// one at a time.
     ///
     /// # Errors
     ///
-    /// Those of [`from_bytes`](Self::from_bytes), and [`StateError::Io`].
+    /// The errors of [`from_bytes`](Self::from_bytes), and [`StateError::Io`].
     pub fn from_reader(reader: impl Read + Seek + Send + 'static) -> Result<Self, StateError> {
         Self::from_backing(Backing::of_reader(reader)?)
     }
@@ -146,17 +147,16 @@ impl ImageInfo {
         Header::read_start(&start)?;
         let Some(header) = start.first_chunk() else { return Err(StateError::Truncated { len, needed: least }) };
         let checked = Header::read(&start);
-        let Some((Header { kind, timestamp_ns }, version, flags)) = Header::read_unchecked(header) else {
+        let Some((read, flags)) = Header::read_unchecked(header) else {
             // Of a header that says no kind, that is what is wrong at the latest.
             checked?;
             return Err(StateError::Truncated { len, needed: least });
         };
         let mut info = Self {
             backing,
-            kind,
-            version,
+            header: read,
             flags,
-            timestamp_ns,
+            label: Label::new(),
             damage: checked.err().into_iter().collect(),
             trailer: None,
             base: None,
@@ -192,10 +192,20 @@ impl ImageInfo {
             self.footer_damage = Some((stored, computed));
         }
         self.damage.extend(checked.err());
-        let read = match self.kind {
-            Kind::Grouped => self.read_directory(&trailer, &footer),
-            Kind::Snapshot | Kind::Delta => self.read_footer(&trailer, trailer_offset, &footer),
+        // The list comes first, so that it can be read although something behind it is damaged.
+        let (mut read, mut list) = (Ok(()), footer.clone());
+        match FooterParts::read(self.header, &footer, footer_offset) {
+            Ok(parts) => {
+                (self.base, self.label) = (parts.base, parts.label);
+                list = footer.slice(..parts.list.len());
+            }
+            Err(error) => read = Err(error),
+        }
+        let listed = match self.header.kind {
+            Kind::Grouped => self.read_directory(&trailer, &list),
+            Kind::Snapshot | Kind::Delta => self.read_footer(&trailer, trailer_offset, &list),
         };
+        read = read.and(listed);
         self.trailer = Some(trailer);
         if let Err(error) = read {
             self.note_first(error, "footer");
@@ -207,7 +217,7 @@ impl ImageInfo {
     fn note_first(&mut self, error: StateError, part: &str) {
         let is_known = |known: &StateError| match known {
             StateError::ChecksumMismatch { part: known, .. } => *known == part || *known == "trailer",
-            StateError::NoEnd { .. } => true,
+            StateError::MissingTrailer { .. } => true,
             _ => false,
         };
         if !self.damage.iter().any(is_known) {
@@ -218,14 +228,8 @@ impl ImageInfo {
     /// Reads the list of segments as far as it goes, and returns the first thing wrong with it.
     fn read_footer(&mut self, trailer: &Trailer, trailer_offset: u64, footer: &Bytes) -> Result<(), StateError> {
         let in_footer = |problem, found, expected| rule("footer", trailer.footer_offset, problem, found, expected);
-        let base_len = if self.kind == Kind::Delta { Base::LEN } else { 0 };
-        let len = footer.len();
-        in_footer("there is no room for the base of a delta", len as u64, len.max(base_len) as u64)?;
-        if base_len > 0 {
-            self.base = Some(Base::read(&footer[len - base_len..]));
-        }
-        check_room(trailer, trailer_offset, len - base_len)?;
-        let (mut start, end) = (trailer.segments as usize * Descriptor::LEN, len - base_len);
+        check_room(trailer, trailer_offset, footer.len())?;
+        let (mut start, end) = (trailer.segments as usize * Descriptor::LEN, footer.len());
         let descriptors = footer.slice(..start);
         let mut result = Ok(());
         let mut offset = Header::LEN as u64;
@@ -233,8 +237,8 @@ impl ImageInfo {
             let first_key = footer.slice(start..end.min(start + usize::from(descriptor.first_key_len)));
             start += first_key.len();
             if result.is_ok() {
-                result =
-                    check_extent(&descriptor, offset, trailer.footer_offset, first_key.len()).map(|len| offset += len);
+                let len = check_extent(self.header, &descriptor, offset, trailer.footer_offset, first_key.len());
+                result = len.map(|len| offset += len);
             }
             self.segments.push((descriptor, first_key));
         }
@@ -260,13 +264,13 @@ impl ImageInfo {
             |problem, found, expected| rule("directory", trailer.footer_offset, problem, found, expected);
         let needed = (self.groups.len() * Entry::LEN + DIRECTORY_START) as u64;
         in_directory("there are images that cannot be where it says", footer.len() as u64, needed)?;
-        // Whatever else a directory has to keep is checked there.
+        // The other rules of a directory are checked there.
         if self.damage.is_empty() { GroupedImage::from_backing(self.backing.clone()).map(drop) } else { Ok(()) }
     }
 
     /// Returns what the image holds.
     pub const fn kind(&self) -> ImageKind {
-        match self.kind {
+        match self.header.kind {
             Kind::Snapshot => ImageKind::Snapshot,
             Kind::Delta => ImageKind::Delta,
             Kind::Grouped => ImageKind::Grouped,
@@ -275,7 +279,7 @@ impl ImageInfo {
 
     /// Returns the version of the format.
     pub const fn version(&self) -> u16 {
-        self.version
+        self.header.version
     }
 
     /// Returns the header's flags, of which this version has none: 0.
@@ -285,7 +289,12 @@ impl ImageInfo {
 
     /// Returns when the snapshot was taken (that a delta leads to), in nanoseconds since the start of 1970 (UTC).
     pub const fn timestamp_ns(&self) -> u64 {
-        self.timestamp_ns
+        self.header.timestamp_ns
+    }
+
+    /// Returns the label: which operator and job the contents belong to. Empty if the image's end is missing.
+    pub const fn label(&self) -> &Label {
+        &self.label
     }
 
     /// Returns the length of the image in bytes, of what there is of it.
@@ -317,8 +326,8 @@ impl ImageInfo {
     }
 
     /// Returns what a delta says of the contents before and after it. `None` for other kinds, and if the end is missing.
-    pub fn delta_ends(&self) -> Option<DeltaEnds> {
-        let of = |base: &Base| DeltaEnds {
+    pub fn delta_info(&self) -> Option<DeltaInfo> {
+        let of = |base: &Base| DeltaInfo {
             base: base.fingerprint,
             result: base.result,
             inserts: base.inserts,
@@ -363,7 +372,7 @@ impl<'a> SegmentInfo<'a> {
     }
 
     /// Returns the length of the segment in bytes.
-    pub fn image_bytes(&self) -> u64 {
+    pub fn segment_bytes(&self) -> u64 {
         self.descriptor().extent().map_or(u64::MAX, |(_, len)| len)
     }
 
@@ -380,18 +389,18 @@ impl<'a> SegmentInfo<'a> {
     /// Reads and verifies the segment, and nothing else, and iterates over its entries; values are `None` for keys that a
     /// delta deletes. O(length of the segment).
     ///
-    /// What the footer says of the segment is held against it, unless the footer itself is damaged: then only the segment's
-    /// checksum is, and its order; and a segment that is one long value is not read, for how long it is only the footer
+    /// The segment is compared with the footer, unless the footer itself is damaged. Then only the segment's checksum and its
+    /// order are checked; and a segment that is one long value is not read, for how long it is only the footer
     /// tells.
     ///
     /// # Errors
     ///
-    /// [`StateError::ChecksumMismatch`] and [`StateError::Malformed`] if the segment is damaged, or what is needed of the footer;
-    /// and [`StateError::Io`].
+    /// [`StateError::ChecksumMismatch`] and [`StateError::Malformed`] if the segment is damaged, or what is needed of the
+    /// footer; and [`StateError::Io`].
     pub fn read(&self) -> Result<Changes<'a>, StateError> {
-        let ImageInfo { backing, kind, trailer, footer_damage, segments, .. } = self.image;
+        let ImageInfo { backing, header, trailer, footer_damage, segments, .. } = self.image;
         let (descriptor, first_key) = &segments[self.index];
-        let (kind, offset) = (*kind, descriptor.offset);
+        let (kind, offset) = (header.kind, descriptor.offset);
         let end = trailer.as_ref().map_or(0, |trailer| trailer.footer_offset);
         let problem = "it does not start between header and footer";
         rule("segment", offset, problem, offset, offset.clamp(Header::LEN as u64, end.max(Header::LEN as u64)))?;
@@ -402,19 +411,29 @@ impl<'a> SegmentInfo<'a> {
             }
             Some(_) => (descriptor.first_key_len.into(), None),
         };
-        let len = check_extent(descriptor, offset, end, key_len)?;
+        let len = check_extent(*header, descriptor, offset, end, key_len)?;
         let bytes = backing.read(offset..offset + len)?;
-        let segment = check_segment(kind, &bytes, offset, descriptor, expected, None, |_, _, _| {})?;
+        let segment = check_segment(*header, &bytes, offset, descriptor, expected, None, |_, _, _| {})?;
         if let Some((_, next)) = segments.get(self.index + 1).filter(|_| footer_damage.is_none()) {
             let is_below = bytes[segment.key(&bytes, segment.entries - 1)] < next[..];
             let problem = "its last key does not sort before the first of the next segment";
             rule("segment", offset, problem, is_below.into(), 1)?;
         }
-        Ok(Box::new((0..segment.entries).map(move |index| {
+        Ok(Changes::new((0..segment.entries).map(move |index| {
             let (key, value) = (segment.key(&bytes, index), segment.value(&bytes, index));
             let is_deleted = kind == Kind::Delta && segment.change(&bytes, index) == ChangeKind::Delete;
-            (bytes.slice(key), (!is_deleted).then(|| bytes.slice(value)))
+            (bytes.slice(key), (!is_deleted).then(|| aligned(bytes.slice(value))))
         })))
+    }
+}
+
+impl fmt::Debug for SegmentInfo<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SegmentInfo")
+            .field("offset", &self.offset())
+            .field("segment_bytes", &self.segment_bytes())
+            .field("entries", &self.entries())
+            .finish_non_exhaustive()
     }
 }
 
@@ -445,12 +464,22 @@ impl GroupInfo<'_> {
     ///
     /// # Errors
     ///
-    /// Those of [`ImageInfo::from_bytes`] and [`ImageInfo::from_reader`]; [`StateError::UnexpectedKind`] if it is no image of a
-    /// snapshot.
+    /// The errors of [`ImageInfo::from_bytes`] and [`ImageInfo::from_reader`]; [`StateError::UnexpectedKind`] if it is no
+    /// image of a snapshot.
     pub fn open(&self) -> Result<ImageInfo, StateError> {
         let info = ImageInfo::from_backing(self.image.backing.part(self.extent()))?;
-        Header { kind: info.kind, timestamp_ns: info.timestamp_ns }.expect_kind(Kind::Snapshot)?;
+        info.header.expect_kind(Kind::Snapshot)?;
         Ok(info)
+    }
+}
+
+impl fmt::Debug for GroupInfo<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupInfo")
+            .field("group", &self.group())
+            .field("extent", &self.extent())
+            .field("entries", &self.entries())
+            .finish_non_exhaustive()
     }
 }
 

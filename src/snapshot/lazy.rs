@@ -15,28 +15,31 @@
 //! Checking segments in the background would hide the first touch's cost and read what nobody asks for. Remembering only
 //! a bit for a checked segment would save its 100 bytes, and ask rkyv anew at every read.
 //!
+//! A read of all entries verifies the image on its way, so that a store is restored from it in one pass.
+//!
 //! # Invariants
 //!
 //! 1. The footer keeps rules 1 and 3 of `format.rs`, and its first keys strictly ascend.
 //! 2. A [`Loaded`] segment keeps rules 2, 4 and 5, and its last key sorts before the next segment's first.
 //! 3. Hence the entries of loaded segments, in the order of segments, are entries in strictly ascending order.
 //!
-//! The sums of rule 6 but for the number of entries are only what the trailer says until `verify`.
+//! The sums of rule 6 but for the number of entries are only what the trailer says until all entries were read once.
 
 use std::any::Any;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::{Bound, ControlFlow, Range};
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
-use super::format::{Descriptor, Header, Kind, Trailer, checksums_are_ignored, rule, verify_checksum};
+use super::format::{Descriptor, FooterParts, Header, Kind, Trailer, checksums_are_ignored, rule, verify_checksum};
 use super::image::{Segment, align, check_extent, check_room, check_segment};
-use super::{Fingerprint, GroupedImage, Source, StateSnapshot, TryEntries};
-use crate::StateError;
-use crate::store::{KeyBounds, is_before_end, is_before_start, is_inverted};
+use super::{Fingerprint, Label, Source};
+use crate::bounds::{ALL_KEYS, KeyBounds, OwnedBounds, is_before_end, is_before_start, is_inverted};
+use crate::{StateError, TryScan};
 
-/// What an image is read from where it is not in memory.
+/// A reader of an image that is not in memory.
 pub(super) trait ReadSeek: Read + Seek + Send + 'static {}
 
 impl<R: Read + Seek + Send + 'static> ReadSeek for R {}
@@ -54,6 +57,7 @@ pub(super) enum Backing {
         /// Tells the system that a range of the file is about to be read.
         will_need: Arc<dyn Fn(Range<u64>) + Send + Sync>,
         file: Arc<Mutex<dyn ReadSeek>>,
+        path: Arc<Path>,
         /// Where the image starts in the file.
         base: u64,
     },
@@ -78,10 +82,11 @@ impl Backing {
     pub(super) fn part(&self, range: Range<u64>) -> Self {
         match self {
             Self::Whole(bytes) => Self::Whole(bytes.slice(range.start as usize..range.end as usize)),
-            Self::Mapped { bytes, will_need, file, base } => Self::Mapped {
+            Self::Mapped { bytes, will_need, file, path, base } => Self::Mapped {
                 bytes: bytes.slice(range.start as usize..range.end as usize),
                 will_need: Arc::clone(will_need),
                 file: Arc::clone(file),
+                path: Arc::clone(path),
                 base: base + range.start,
             },
             Self::Apart { reader, base, .. } => {
@@ -112,7 +117,15 @@ impl Backing {
         }
     }
 
-    /// The same bytes, for parts that are read once.
+    /// Names the file in an error, if there is one.
+    pub(super) fn name(&self, error: StateError) -> StateError {
+        match self {
+            Self::Mapped { path, .. } => error.in_file(path),
+            Self::Whole(_) | Self::Apart { .. } => error,
+        }
+    }
+
+    /// Returns the same bytes, for parts that are read once.
     fn without_map(&self) -> Self {
         match self {
             Self::Mapped { bytes, file, base, .. } => {
@@ -152,6 +165,8 @@ impl Backing {
 
 pub(super) struct LazyImage {
     backing: Backing,
+    header: Header,
+    pub(super) label: Label,
     pub(super) trailer: Trailer,
     footer: Bytes,
     /// Where the first key of each segment ends within the footer.
@@ -177,6 +192,22 @@ struct Ahead {
     mark: u64,
 }
 
+/// Sums over entries, to be compared with the trailer once all were read.
+#[derive(Default)]
+struct Sums {
+    key_bytes: u64,
+    value_bytes: u64,
+    fingerprint: Fingerprint,
+}
+
+impl Sums {
+    fn add(&mut self, key: &[u8], value: &[u8]) {
+        self.key_bytes += key.len() as u64;
+        self.value_bytes += value.len() as u64;
+        self.fingerprint.add(key, value);
+    }
+}
+
 /// A segment that has been checked.
 struct Loaded {
     bytes: Bytes,
@@ -195,14 +226,15 @@ impl Loaded {
 }
 
 impl LazyImage {
-    /// Opens an image, and returns the time of it beside it. O(number of segments).
-    pub(super) fn open(backing: Backing) -> Result<(Self, u64), StateError> {
+    /// Opens an image. O(number of segments).
+    pub(super) fn open(backing: Backing) -> Result<Self, StateError> {
         let (header, trailer, footer) = backing.read_ends()?;
         header.expect_kind(Kind::Snapshot)?;
         let trailer_offset = backing.len() - Trailer::LEN as u64;
+        let FooterParts { list, label, .. } = FooterParts::read(header, &footer, trailer.footer_offset)?;
         // From here on, what is allocated has its room in the footer.
-        check_room(&trailer, trailer_offset, footer.len())?;
-        let (descriptors, first_keys) = footer.split_at(trailer.segments as usize * Descriptor::LEN);
+        check_room(&trailer, trailer_offset, list.len())?;
+        let (descriptors, first_keys) = list.split_at(trailer.segments as usize * Descriptor::LEN);
         let mut first_key_ends = Vec::with_capacity(trailer.segments as usize);
         let (mut offset, mut start, mut entries) = (Header::LEN as u64, 0, 0);
         let mut last_key = None;
@@ -211,7 +243,7 @@ impl LazyImage {
             let first_key = &first_keys[start..end];
             let at = offset;
             let check = |problem, found, expected| rule("segment", at, problem, found, expected);
-            let len = check_extent(&descriptor, offset, trailer.footer_offset, first_key.len())?;
+            let len = check_extent(header, &descriptor, offset, trailer.footer_offset, first_key.len())?;
             check("it is empty", descriptor.entries.into(), descriptor.entries.max(1).into())?;
             let most = descriptor.archive_len / 8;
             check(
@@ -235,9 +267,9 @@ impl LazyImage {
         // Others allocate by what the snapshot says of itself.
         let size = trailer.key_bytes.saturating_add(trailer.value_bytes);
         in_trailer("the segments have no room for such lengths", size, size.min(footer_offset))?;
-        // What a reader holds may be more than a program can count to.
+        // A reader may hold more than a program can count to.
         if usize::try_from(size.max(entries)).is_err() {
-            return Err(StateError::store("the image holds more than an address space"));
+            return Err(StateError::BeyondAddressSpace);
         }
 
         let kept = match &backing {
@@ -247,7 +279,11 @@ impl LazyImage {
             Backing::Apart { .. } => Kept::Last(Mutex::new(None)),
         };
         let verified = OnceLock::new();
-        Ok((Self { backing, trailer, footer, first_key_ends, kept, verified }, header.timestamp_ns))
+        Ok(Self { backing, header, label, trailer, footer, first_key_ends, kept, verified })
+    }
+
+    pub(super) fn timestamp_ns(&self) -> u64 {
+        self.header.timestamp_ns
     }
 
     fn segments(&self) -> usize {
@@ -284,7 +320,7 @@ impl LazyImage {
                     return Ok(Arc::clone(loaded));
                 }
                 // Two threads may both check it, and find the same.
-                let loaded = self.load(index)?;
+                let loaded = self.load(index).map_err(|error| self.backing.name(error))?;
                 Ok(Arc::clone(all[index].get_or_init(|| loaded)))
             }
             Kept::Last(last) => {
@@ -296,7 +332,7 @@ impl LazyImage {
                 }
                 // Let go of the old one first, so that only one is held.
                 *lock() = None;
-                let loaded = self.load(index)?;
+                let loaded = self.load(index).map_err(|error| self.backing.name(error))?;
                 *lock() = Some((index, Arc::clone(&loaded)));
                 Ok(loaded)
             }
@@ -308,15 +344,8 @@ impl LazyImage {
         let (_, len) = descriptor.extent().unwrap_or_default();
         let offset = descriptor.offset;
         let bytes = self.backing.read(offset..offset + len)?;
-        let segment = check_segment(
-            Kind::Snapshot,
-            &bytes,
-            offset,
-            &descriptor,
-            Some(self.first_key(index)),
-            None,
-            |_, _, _| {},
-        )?;
+        let segment =
+            check_segment(self.header, &bytes, offset, &descriptor, Some(self.first_key(index)), None, |_, _, _| {})?;
         let loaded = Loaded { bytes, segment };
         if index + 1 < self.segments() {
             let is_below = loaded.key(loaded.segment.entries - 1) < self.first_key(index + 1);
@@ -347,15 +376,14 @@ impl LazyImage {
         ahead.mark = offset + STEP;
     }
 
-    /// The entries within `range`: segments, checked, each with a range of indices.
+    /// Iterates over the entries within `bounds`, from both ends: segments, checked, each with a range of indices.
     fn runs<'a>(
         &'a self,
-        range: KeyBounds<'a>,
-    ) -> impl Iterator<Item = Result<(Arc<Loaded>, Range<usize>), StateError>> {
-        let before = move |key: &[u8]| is_before_start(range.0, key);
-        let within = move |key: &[u8]| is_before_end(range.1, key);
-        let start = self.segments_before(before).saturating_sub(1);
-        let end = if is_inverted(range) { start } else { self.segments_before(within) };
+        bounds: KeyBounds<'_>,
+    ) -> impl DoubleEndedIterator<Item = Result<(Arc<Loaded>, Range<usize>), StateError>> + use<'a> {
+        let start = self.segments_before(|key| is_before_start(bounds.0, key)).saturating_sub(1);
+        let end = if is_inverted(bounds) { start } else { self.segments_before(|key| is_before_end(bounds.1, key)) };
+        let bounds = OwnedBounds::copy_of(bounds);
         let mut ahead = Ahead { segment: start, mark: 0 };
         (start..end).map(move |index| {
             if end - start > 1 {
@@ -363,35 +391,73 @@ impl LazyImage {
             }
             let loaded = self.segment(index)?;
             let Loaded { bytes, segment } = &*loaded;
+            let (from, to) = bounds.get();
+            let before = |key: &[u8]| is_before_start(from, key);
+            let within = |key: &[u8]| is_before_end(to, key);
             let low = if index == start { segment.partition_point(bytes, 0, before) } else { 0 };
             let high = if index + 1 == end { segment.partition_point(bytes, low, within) } else { segment.entries };
             Ok((loaded, low..high))
         })
     }
+
+    /// Iterates over the entries within `bounds`, from both ends. An error stands for all entries of a segment.
+    fn entries<'a>(
+        &'a self,
+        bounds: KeyBounds<'_>,
+    ) -> impl DoubleEndedIterator<Item = Result<(Bytes, Bytes), StateError>> + use<'a> {
+        self.runs(bounds).flat_map(|run| {
+            let (entries, error) = match run {
+                Ok((loaded, range)) => (Some(range.map(move |index| Ok(loaded.entry(index)))), None),
+                Err(error) => (None, Some(Err(error))),
+            };
+            entries.into_iter().flatten().chain(error)
+        })
+    }
+
+    /// Returns sums to be filled by a read of these bounds, if that can verify the image.
+    fn sums_for(&self, bounds: KeyBounds<'_>) -> Option<Sums> {
+        let are_all = matches!(bounds, (Bound::Unbounded | Bound::Included([]), Bound::Unbounded));
+        (are_all && self.verified.get().is_none()).then(Sums::default)
+    }
+
+    /// Compares the sums over all entries with the trailer. From then on the image is verified.
+    fn finish(&self, Sums { key_bytes, value_bytes, fingerprint }: Sums) -> Result<(), StateError> {
+        let checked = self.trailer.check_sums(self.backing.len(), key_bytes, value_bytes, fingerprint);
+        checked.map_err(|error| self.backing.name(error))?;
+        let _ = self.verified.set(fingerprint);
+        Ok(())
+    }
 }
 
-/// What a read of a lazily opened snapshot does that has no error to return.
-pub(super) fn expect_sound<T>(result: Result<T, StateError>) -> T {
-    result.unwrap_or_else(|error| panic!("a snapshot that was opened without verifying it is damaged: {error}"))
+/// A scan of all entries of an image that nobody has verified: it does so on the way.
+struct Verifying<'a, I> {
+    image: &'a LazyImage,
+    entries: I,
+    /// Nothing once there was an error or a step from the end, and at the end.
+    sums: Option<Sums>,
 }
 
-/// The methods of a `Source` that return no error, by means of those that do.
-macro_rules! reads_of_what_should_be_sound {
-    () => {
-        fn get(&self, key: &[u8]) -> Option<Bytes> {
-            $crate::snapshot::lazy::expect_sound(self.try_get(key))
-        }
-
-        fn scan<'a>(&'a self, range: KeyBounds<'a>) -> $crate::store::Entries<'a> {
-            Box::new(self.try_scan(range).map($crate::snapshot::lazy::expect_sound))
-        }
-
-        fn visit(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
-            $crate::snapshot::lazy::expect_sound(self.try_visit(range, f));
-        }
-    };
+impl<I: DoubleEndedIterator<Item = Result<(Bytes, Bytes), StateError>>> DoubleEndedIterator for Verifying<'_, I> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.sums = None;
+        self.entries.next_back()
+    }
 }
-pub(super) use reads_of_what_should_be_sound;
+
+impl<I: Iterator<Item = Result<(Bytes, Bytes), StateError>>> Iterator for Verifying<'_, I> {
+    type Item = Result<(Bytes, Bytes), StateError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.entries.next();
+        match (&next, &mut self.sums) {
+            (Some(Ok((key, value))), Some(sums)) => sums.add(key, value),
+            (Some(Err(_)), _) => self.sums = None,
+            (None, _) => return self.image.finish(self.sums.take()?).err().map(Err),
+            _ => {}
+        }
+        next
+    }
+}
 
 impl Source for LazyImage {
     fn len(&self) -> usize {
@@ -402,8 +468,6 @@ impl Source for LazyImage {
         (self.trailer.key_bytes + self.trailer.value_bytes) as usize
     }
 
-    reads_of_what_should_be_sound!();
-
     fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         let Some(index) = self.segments_before(|first| first <= key).checked_sub(1) else { return Ok(None) };
         let loaded = self.segment(index)?;
@@ -412,50 +476,49 @@ impl Source for LazyImage {
         Ok(is_found.then(|| loaded.entry(at).1))
     }
 
-    fn try_scan<'a>(&'a self, range: KeyBounds<'a>) -> TryEntries<'a> {
-        Box::new(self.runs(range).flat_map(|run| {
-            let (entries, error) = match run {
-                Ok((loaded, range)) => (Some(range.map(move |index| Ok(loaded.entry(index)))), None),
-                Err(error) => (None, Some(Err(error))),
-            };
-            entries.into_iter().flatten().chain(error)
-        }))
+    fn try_scan(&self, bounds: KeyBounds<'_>) -> TryScan<'_> {
+        let entries = self.entries(bounds);
+        match self.sums_for(bounds) {
+            Some(sums) => TryScan::new(Verifying { image: self, entries, sums: Some(sums) }),
+            None => TryScan::new(entries),
+        }
     }
 
     fn try_visit(
         &self,
-        range: KeyBounds<'_>,
+        bounds: KeyBounds<'_>,
         f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), StateError> {
-        for run in self.runs(range) {
+        let mut sums = self.sums_for(bounds);
+        for run in self.runs(bounds) {
             let (loaded, range) = run?;
             let Loaded { bytes, segment } = &*loaded;
             for index in range {
-                if f(&bytes[segment.key(bytes, index)], &bytes[segment.value(bytes, index)]).is_break() {
+                let (key, value) = (&bytes[segment.key(bytes, index)], &bytes[segment.value(bytes, index)]);
+                if let Some(sums) = &mut sums {
+                    sums.add(key, value);
+                }
+                if f(key, value).is_break() {
                     return Ok(());
                 }
             }
         }
-        Ok(())
+        sums.map_or(Ok(()), |sums| self.finish(sums))
     }
 
     fn is_for_many_readers(&self) -> bool {
         !matches!(self.backing, Backing::Apart { .. })
     }
 
+    fn can_fail(&self) -> bool {
+        matches!(self.backing, Backing::Apart { .. })
+    }
+
     fn verify(&self) -> Result<Option<Fingerprint>, StateError> {
-        if let Some(fingerprint) = self.verified.get() {
-            return Ok(Some(*fingerprint));
+        if self.verified.get().is_none() {
+            self.try_visit(ALL_KEYS, &mut |_, _| ControlFlow::Continue(()))?;
         }
-        let (mut key_bytes, mut value_bytes, mut fingerprint) = (0, 0, Fingerprint::EMPTY);
-        self.try_visit((Bound::Unbounded, Bound::Unbounded), &mut |key, value| {
-            key_bytes += key.len() as u64;
-            value_bytes += value.len() as u64;
-            fingerprint.add(key, value);
-            ControlFlow::Continue(())
-        })?;
-        self.trailer.check_sums(self.backing.len(), key_bytes, value_bytes, fingerprint)?;
-        Ok(Some(*self.verified.get_or_init(|| fingerprint)))
+        Ok(self.verified.get().copied())
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
@@ -482,139 +545,5 @@ impl Trailer {
             check("the fingerprint is not that of the entries", found.1, expected.1)?;
         }
         Ok(())
-    }
-}
-
-/// # Images opened without reading them
-///
-/// Each segment of such an image is verified when a read first comes to it. Methods that return no error **panic** then
-/// if it is damaged, with the error's text; the `try_` methods return the error. So does
-/// [`StateStore::restore`](crate::StateStore::restore), which may leave a store with any part of the contents (but not a
-/// [`HotStore`](crate::HotStore)); [`try_restore`](crate::StateStoreExt::try_restore) does not. After a successful [`verify`](StateSnapshot::verify) nothing
-/// of an image in memory is verified again.
-///
-/// [`len`](StateSnapshot::len) and [`size_bytes`](StateSnapshot::size_bytes) are what the image says of itself until
-/// then, and [`fingerprint`](StateSnapshot::fingerprint) is found by reading all of it.
-impl StateSnapshot {
-    /// Opens an image by its footer, and verifies the rest when it is read.
-    ///
-    /// As [`from_bytes`](Self::from_bytes) it answers from `bytes` as they are. Computes in O(number of segments), 16 for
-    /// a MiB of image, and allocates 24 bytes for each; every segment that is read costs up to 200 bytes more. (Bytes
-    /// that do not start at a multiple of four in memory are copied first.)
-    ///
-    /// # Errors
-    ///
-    /// Those of [`from_bytes`](Self::from_bytes), for header, footer and trailer.
-    ///
-    /// ```
-    /// use opstate::StateSnapshot;
-    ///
-    /// let mut image = StateSnapshot::from_iter([("key", "value")]).to_bytes().to_vec();
-    /// image[40] ^= 1;
-    /// let snapshot = StateSnapshot::from_bytes_lazily(image)?;
-    /// assert_eq!(snapshot.len(), 1);
-    /// assert!(snapshot.try_get(b"key").is_err());
-    /// assert!(snapshot.verify().is_err());
-    /// # Ok::<(), opstate::StateError>(())
-    /// ```
-    pub fn from_bytes_lazily(bytes: impl Into<Bytes>) -> Result<Self, StateError> {
-        Self::from_backing(Backing::Whole(align(bytes.into())))
-    }
-
-    /// Opens an image in anything that can be read from any place, a [`File`](std::fs::File) for instance, by its footer.
-    ///
-    /// Every read reads the segments that it needs, and verifies them; the last one is kept. So this takes memory for the
-    /// footer (40 bytes and a key for each segment, and 8 more) and one segment (twice while it is read; of a grouped image one
-    /// for each group), whatever the size of the image, and a store is restored from it without the image being in memory. To watch or cancel that, count
-    /// or fail in a reader of your own. Whoever reads at random pays for a whole segment
-    /// (64 KiB, or one longer value) each time; one thread reads at a time. Handles keep their segment alive.
-    ///
-    /// If the file changes, reads fail or find what was there: a segment is verified each time it is read. Failing to
-    /// read is an error as damage is, and so panics where a method returns none.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`from_bytes`](Self::from_bytes), for header, footer and trailer, and [`StateError::Io`].
-    ///
-    /// ```
-    /// use std::io::Cursor;
-    ///
-    /// use opstate::{HotStore, StateSnapshot, StateStore, StateStoreExt};
-    ///
-    /// let image = StateSnapshot::from_iter([("key", "value")]).to_bytes();
-    /// let snapshot = StateSnapshot::from_reader(Cursor::new(image))?;
-    /// let mut store = HotStore::new();
-    /// store.try_restore(snapshot)?;
-    /// assert_eq!(store.get(b"key").as_deref(), Some(&b"value"[..]));
-    /// # Ok::<(), opstate::StateError>(())
-    /// ```
-    pub fn from_reader(reader: impl Read + Seek + Send + 'static) -> Result<Self, StateError> {
-        Self::from_backing(Backing::of_reader(reader)?)
-    }
-
-    pub(super) fn from_backing(backing: Backing) -> Result<Self, StateError> {
-        if backing.read_header()?.kind == Kind::Grouped {
-            return GroupedImage::from_backing(backing)?.open_whole();
-        }
-        let (image, timestamp_ns) = LazyImage::open(backing)?;
-        Ok(Self::opened(timestamp_ns, None, Arc::new(image)))
-    }
-
-    /// Verifies all that has not been verified yet. O(n) for an image opened without reading it, else O(1).
-    ///
-    /// An image is read once, from start to end. From then on nothing of it is damaged, unless it lies in a file that
-    /// changes.
-    ///
-    /// # Errors
-    ///
-    /// The first damage found, as [`from_bytes`](Self::from_bytes) reports it, and [`StateError::Io`].
-    pub fn verify(&self) -> Result<(), StateError> {
-        if let Some(fingerprint) = self.shared.source.verify()? {
-            let _ = self.shared.fingerprint.set(fingerprint);
-        }
-        Ok(())
-    }
-
-    /// As [`get`](Self::get), for an image opened without reading it.
-    ///
-    /// # Errors
-    ///
-    /// The damage of the segment that would hold `key`, and [`StateError::Io`].
-    pub fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
-        self.shared.source.try_get(key)
-    }
-
-    /// As [`scan`](Self::scan), for an image opened without reading it.
-    ///
-    /// # Errors
-    ///
-    /// An item is the damage of a segment, in the place of all its entries; the iterator goes on behind it.
-    ///
-    /// ```
-    /// use opstate::StateSnapshot;
-    ///
-    /// let image = StateSnapshot::from_iter([("a", "1"), ("b", "2")]).to_bytes();
-    /// let snapshot = StateSnapshot::from_bytes_lazily(image)?;
-    /// for entry in snapshot.try_scan(..) {
-    ///     let (key, value) = entry?;
-    ///     assert!(key < value || key > value);
-    /// }
-    /// # Ok::<(), opstate::StateError>(())
-    /// ```
-    pub fn try_scan<'a>(&'a self, range: impl std::ops::RangeBounds<&'a [u8]>) -> TryEntries<'a> {
-        self.shared.source.try_scan((range.start_bound().cloned(), range.end_bound().cloned()))
-    }
-
-    /// As [`visit_range`](Self::visit_range), for an image opened without reading it.
-    ///
-    /// # Errors
-    ///
-    /// The first damage within `range`, after the entries before it, and [`StateError::Io`].
-    pub fn try_visit_range(
-        &self,
-        range: KeyBounds<'_>,
-        mut f: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StateError> {
-        self.shared.source.try_visit(range, &mut f)
     }
 }

@@ -1,4 +1,4 @@
-//! [`StateSnapshot::open`]: an image read in place, through a map of its file.
+//! [`UnverifiedImage::open`]: an image read in place, through a map of its file.
 
 #![allow(unsafe_code, reason = "nothing but the system can promise what a mapped file holds")]
 
@@ -14,7 +14,7 @@ use memmap2::Advice;
 use memmap2::Mmap;
 
 use super::lazy::Backing;
-use super::{GroupedImage, StateSnapshot};
+use super::{GroupedImage, UnverifiedImage};
 use crate::StateError;
 
 /// A map, for handles to share.
@@ -29,13 +29,11 @@ impl AsRef<[u8]> for Shared {
 impl Backing {
     /// Maps the file at `path`. Errors name it.
     pub(super) fn of_file(path: &Path) -> Result<Self, StateError> {
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("`{}`: {error}", path.display()));
+        let named = |error: io::Error| StateError::from(error).in_file(path);
         let file = File::open(path).map_err(named)?;
         let metadata = file.metadata().map_err(named)?;
         if !metadata.is_file() {
-            return Err(
-                named(io::Error::new(io::ErrorKind::InvalidInput, "this is no file, so it holds no image")).into()
-            );
+            return Err(named(io::Error::new(io::ErrorKind::InvalidInput, "this is no file, so it holds no image")));
         }
         // Not every system maps nothing.
         if metadata.len() == 0 {
@@ -60,17 +58,18 @@ impl Backing {
                 let _ = (&map, start);
             }
         };
-        Ok(Self::Mapped { bytes, will_need: Arc::new(will_need), file: Arc::new(Mutex::new(file)), base: 0 })
+        let file = Arc::new(Mutex::new(file));
+        Ok(Self::Mapped { bytes, will_need: Arc::new(will_need), file, path: path.into(), base: 0 })
     }
 }
 
-impl StateSnapshot {
+impl UnverifiedImage {
     /// Opens an image in a file by its footer, without reading the rest: the file is mapped into memory, and read by the
     /// system as it is touched. It may be larger than memory.
     ///
-    /// Otherwise as [`from_bytes_lazily`](Self::from_bytes_lazily), with a copy of the footer: 40 bytes and a key more for
-    /// each segment. Scans ask the system for some MiB ahead. Handles and clones keep the map; deleting or renaming
-    /// the file does it no harm. A store restored from the snapshot reads the file once, from start to end.
+    /// It costs what [`from_bytes`](Self::from_bytes) does, and a copy of the footer: 40 bytes and a key more for each
+    /// segment. Scans ask the system for some MiB ahead. Handles and clones keep the map; deleting or renaming the file
+    /// does it no harm. A store restored from the snapshot reads the file once, from start to end.
     ///
     /// # The file must not change
     ///
@@ -82,33 +81,35 @@ impl StateSnapshot {
     ///
     /// # Errors
     ///
-    /// Those of [`from_bytes`](Self::from_bytes), for header, footer and trailer, and [`StateError::Io`].
+    /// [`StateError::File`], with the path and the error that [`from_reader`](Self::from_reader) has. So have later reads.
     ///
     /// ```
-    /// use opstate::StateSnapshot;
+    /// use opstate::{StateSnapshot, UnverifiedImage};
     ///
     /// let directory = tempfile::tempdir()?;
     /// let path = directory.path().join("checkpoint.image");
     /// std::fs::write(&path, StateSnapshot::from_iter([("key", "value")]).to_bytes())?;
     ///
-    /// let snapshot = StateSnapshot::open(&path)?;
-    /// assert_eq!(snapshot.get(b"key").as_deref(), Some(&b"value"[..]));
+    /// let image = UnverifiedImage::open(&path)?;
+    /// assert_eq!(image.get(b"key")?.as_deref(), Some(&b"value"[..]));
     /// # Ok::<(), opstate::StateError>(())
     /// ```
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StateError> {
-        Self::from_backing(Backing::of_file(path.as_ref())?)
+        let path = path.as_ref();
+        Self::from_backing(Backing::of_file(path)?).map_err(|error| error.in_file(path))
     }
 }
 
 impl GroupedImage {
     /// Opens a grouped image in a file by its directory; only the groups asked for are read.
     ///
-    /// The file is mapped into memory, and must not change: see [`StateSnapshot::open`].
+    /// The file is mapped into memory, and must not change: see [`UnverifiedImage::open`].
     ///
     /// # Errors
     ///
-    /// Those of [`from_bytes`](Self::from_bytes), and [`StateError::Io`].
+    /// [`StateError::File`], with the path and the error that [`from_reader`](Self::from_reader) has. So have later reads.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StateError> {
-        Self::from_backing(Backing::of_file(path.as_ref())?)
+        let path = path.as_ref();
+        Self::from_backing(Backing::of_file(path)?).map_err(|error| error.in_file(path))
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! # Why this and not the other way
 //!
-//! What follows a merge is mostly one pass: a store is restored, an image is written. Copying all entries in order first
+//! Most merges are followed by one pass: a store is restored, an image is written. Copying all entries in order first
 //! would make lookups faster, which such a snapshot is rarely asked for, and take the memory of all entries again.
 //!
 //! # Invariants
@@ -20,16 +20,16 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 use std::mem;
-use std::ops::{Bound, ControlFlow};
+use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use super::lazy::reads_of_what_should_be_sound;
-use super::{Fingerprint, Source, StateSnapshot, TryEntries};
-use crate::StateError;
+use super::{Fingerprint, Label, Source, StateSnapshot};
+use crate::bounds::{ALL_KEYS, KeyBounds, OwnedBounds};
 use crate::error::shown;
-use crate::store::KeyBounds;
+use crate::scan::TwoEnds;
+use crate::{StateError, TryScan};
 
 /// How many of the keys in conflict an error names.
 const NAMED: usize = 8;
@@ -47,10 +47,7 @@ impl Merged {
         let add = |(len, size): (usize, usize), part: &Arc<dyn Source>| {
             Some((len.checked_add(part.len())?, size.checked_add(part.size_bytes())?))
         };
-        let (len, size_bytes) = parts
-            .iter()
-            .try_fold((0, 0), add)
-            .ok_or_else(|| StateError::store("the slices' lengths add up to more than an address space"))?;
+        let (len, size_bytes) = parts.iter().try_fold((0, 0), add).ok_or(StateError::BeyondAddressSpace)?;
         Ok(Self { parts, len, size_bytes, disjoint: OnceLock::new() })
     }
 
@@ -61,7 +58,7 @@ impl Merged {
             return Ok(());
         }
         let (mut named, mut found) = (Vec::new(), 0);
-        for entry in self.try_scan((Bound::Unbounded, Bound::Unbounded)) {
+        for entry in self.try_scan(ALL_KEYS) {
             match entry {
                 Ok(_) => {}
                 Err(StateError::ConflictingKeys { keys, conflicts }) => {
@@ -89,8 +86,6 @@ impl Source for Merged {
         self.size_bytes
     }
 
-    reads_of_what_should_be_sound!();
-
     fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         for part in &self.parts {
             if let Some(value) = part.try_get(key)? {
@@ -100,9 +95,15 @@ impl Source for Merged {
         Ok(None)
     }
 
-    fn try_scan<'a>(&'a self, range: KeyBounds<'a>) -> TryEntries<'a> {
-        let parts = self.parts.iter().map(|part| part.try_scan(range)).collect();
-        Box::new(Merge { parts, heads: BinaryHeap::with_capacity(self.parts.len()), started: 0, is_repeated: false })
+    fn try_scan(&self, bounds: KeyBounds<'_>) -> TryScan<'_> {
+        TryScan::new(TwoEnds::new(
+            OwnedBounds::copy_of(bounds),
+            |bounds| Merge::<_, true>::new(self.parts.iter().map(|part| part.try_scan(bounds.get())).collect()),
+            |bounds| {
+                let parts = self.parts.iter().map(|part| part.try_scan(bounds.get()).rev());
+                Merge::<_, false>::new(parts.collect())
+            },
+        ))
     }
 
     fn try_visit(
@@ -123,12 +124,17 @@ impl Source for Merged {
         self.parts.iter().all(|part| part.is_for_many_readers())
     }
 
+    fn can_fail(&self) -> bool {
+        self.parts.iter().any(|part| part.can_fail())
+    }
+
     fn verify(&self) -> Result<Option<Fingerprint>, StateError> {
+        // A scan of all parts verifies them on the way.
+        self.check_disjoint()?;
         let mut sum = Some(Fingerprint::EMPTY);
         for part in &self.parts {
             sum = part.verify()?.zip(sum).map(|(part, sum)| sum.plus(part));
         }
-        self.check_disjoint()?;
         Ok(sum)
     }
 
@@ -137,62 +143,66 @@ impl Source for Merged {
     }
 }
 
-/// The next entry of one part.
-struct Head {
+/// The next entry of one part, of a merge that goes `UP` or down.
+struct Head<const UP: bool> {
     key: Bytes,
     value: Bytes,
     part: usize,
 }
 
-/// The least key is the greatest head, as `BinaryHeap` gives out the greatest first. Of the same key in two parts the first
+/// The next key is the greatest head, as `BinaryHeap` gives out the greatest first. Of the same key in two parts the first
 /// part's comes out, which a lookup finds, too.
-impl Ord for Head {
+impl<const UP: bool> Ord for Head<UP> {
     fn cmp(&self, other: &Self) -> Ordering {
-        other.key.cmp(&self.key).then(other.part.cmp(&self.part))
+        let order = if UP { other.key.cmp(&self.key) } else { self.key.cmp(&other.key) };
+        order.then(other.part.cmp(&self.part))
     }
 }
 
-impl PartialOrd for Head {
+impl<const UP: bool> PartialOrd for Head<UP> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Head {
+impl<const UP: bool> PartialEq for Head<UP> {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
     }
 }
 
-impl Eq for Head {}
+impl<const UP: bool> Eq for Head<UP> {}
 
-/// Merges ordered parts. An error of a part comes out as soon as the part comes to it.
-struct Merge<'a> {
-    parts: Vec<TryEntries<'a>>,
-    heads: BinaryHeap<Head>,
-    /// How many parts have given their first head.
-    started: usize,
-    /// Whether the next key is the one that was given out last.
+/// Merges parts that are ordered `UP` or down. An error of a part comes out in its place: behind the entries of that part
+/// that come before it.
+struct Merge<P, const UP: bool> {
+    parts: Vec<P>,
+    heads: BinaryHeap<Head<UP>>,
+    /// The parts that have no head and may have more entries.
+    headless: Vec<usize>,
+    /// An error that comes behind the entry that was given out last.
+    failed: Option<StateError>,
+    /// `true` if the next key is the one that was given out last.
     is_repeated: bool,
 }
 
-impl Iterator for Merge<'_> {
+impl<P: Iterator<Item = Result<(Bytes, Bytes), StateError>>, const UP: bool> Iterator for Merge<P, UP> {
     type Item = Result<(Bytes, Bytes), StateError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while let Some(part) = self.parts.get_mut(self.started) {
-            match part.next() {
-                Some(Ok((key, value))) => self.heads.push(Head { key, value, part: self.started }),
+        if let Some(error) = self.failed.take() {
+            return Some(Err(error));
+        }
+        while let Some(&part) = self.headless.last() {
+            match self.parts[part].next() {
+                Some(Ok((key, value))) => self.heads.push(Head { key, value, part }),
                 Some(Err(error)) => return Some(Err(error)),
                 None => {}
             }
-            self.started += 1;
+            self.headless.pop();
         }
-        let Head { key, value, .. } = match self.take_least()? {
-            Ok(head) => head,
-            Err(error) => return Some(Err(error)),
-        };
-        // Keys of a part ascend, so the same key of another part is its head by now.
+        let Head { key, value, .. } = self.take_next()?;
+        // Keys of a part are in order, so the same key of another part is its head by now.
         let is_repeated = self.heads.peek().is_some_and(|next| next.key == key);
         if mem::replace(&mut self.is_repeated, is_repeated) {
             return Some(Err(StateError::ConflictingKeys { keys: vec![shown(&key)], conflicts: 1 }));
@@ -201,19 +211,25 @@ impl Iterator for Merge<'_> {
     }
 }
 
-impl Merge<'_> {
-    /// Takes the least head, and puts the next entry of its part in its place.
-    fn take_least(&mut self) -> Option<Result<Head, StateError>> {
+impl<P: Iterator<Item = Result<(Bytes, Bytes), StateError>>, const UP: bool> Merge<P, UP> {
+    fn new(parts: Vec<P>) -> Self {
+        let headless = (0..parts.len()).rev().collect();
+        Self { heads: BinaryHeap::with_capacity(parts.len()), parts, headless, failed: None, is_repeated: false }
+    }
+
+    /// Takes the next head. Its part gets another one, or is noted as headless if that is an error.
+    fn take_next(&mut self) -> Option<Head<UP>> {
         let mut head = self.heads.peek_mut()?;
-        Some(match self.parts[head.part].next() {
-            // The part goes on behind it, and the head stays for the next call.
-            Some(Err(error)) => Err(error),
-            Some(Ok((key, value))) => {
-                let part = head.part;
-                Ok(mem::replace(&mut *head, Head { key, value, part }))
+        let part = head.part;
+        match self.parts[part].next() {
+            Some(Ok((key, value))) => Some(mem::replace(&mut *head, Head { key, value, part })),
+            Some(Err(error)) => {
+                self.failed = Some(error);
+                self.headless.push(part);
+                Some(PeekMut::pop(head))
             }
-            None => Ok(PeekMut::pop(head)),
-        })
+            None => Some(PeekMut::pop(head)),
+        }
     }
 }
 
@@ -222,13 +238,13 @@ impl StateSnapshot {
     ///
     /// All keys are compared once, in O(n log k) for n entries in k slices; nothing is copied, so the snapshot keeps its
     /// slices alive. A [`get`](Self::get) of it asks one slice after the other; scans take O(log k) an entry. Its time is
-    /// that of the latest slice. No slices make an empty snapshot with the time 0.
+    /// that of the latest slice, and its label that of the slices if they have the same. No slices make an empty snapshot
+    /// with the time 0.
     ///
     /// # Errors
     ///
     /// [`StateError::ConflictingKeys`], which names keys that are in more than one slice (each is counted once for every
-    /// slice but the first). For images [opened without reading them](Self::from_bytes_lazily) also those of
-    /// [`verify`](Self::verify).
+    /// slice but the first). And those of [`verify`](Self::verify).
     ///
     /// ```
     /// use opstate::{StateError, StateSnapshot};
@@ -251,6 +267,10 @@ impl StateSnapshot {
         merged.check_disjoint()?;
         let known = |slice: &Self| slice.shared.fingerprint.get().copied();
         let sum = slices.iter().try_fold(Fingerprint::EMPTY, |sum, slice| Some(sum.plus(known(slice)?)));
-        Ok(Self::opened(timestamp_ns, sum, Arc::new(merged)))
+        let label = match &slices[..] {
+            [first, others @ ..] if others.iter().all(|other| other.label() == first.label()) => first.label().clone(),
+            _ => Label::new(),
+        };
+        Ok(Self::opened(timestamp_ns, label, sum, Arc::new(merged)))
     }
 }

@@ -16,16 +16,16 @@
 
 use std::any::Any;
 use std::cmp::Ordering;
-use std::ops::{Bound, ControlFlow};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::lazy::reads_of_what_should_be_sound;
 use super::sorted::within;
-use super::{Fingerprint, Source, TryEntries};
-use crate::StateError;
-use crate::store::KeyBounds;
+use super::{Fingerprint, Source};
+use crate::bounds::{ALL_KEYS, KeyBounds, OwnedBounds};
+use crate::scan::TwoEnds;
+use crate::{StateError, TryScan};
 
 /// A key with its new value, or without one if it was deleted.
 pub(super) type Change = (Bytes, Option<Bytes>);
@@ -89,7 +89,7 @@ pub(super) fn find_all<T>(
         flow = f(*next - 1, value);
         flow
     };
-    source.try_visit((Bound::Unbounded, Bound::Unbounded), &mut |key, value| {
+    source.try_visit(ALL_KEYS, &mut |key, value| {
         while let Some((other, _)) = changes.get(next) {
             match other[..].cmp(key) {
                 Ordering::Less => step(&mut next, None)?,
@@ -106,6 +106,33 @@ pub(super) fn find_all<T>(
     Ok(())
 }
 
+/// Merges changes with the entries of a base, both in one direction: a key comes `first` compared with those behind it.
+fn laid_over<'a>(
+    changes: impl Iterator<Item = &'a Change>,
+    base: impl Iterator<Item = Result<(Bytes, Bytes), StateError>>,
+    first: Ordering,
+) -> impl Iterator<Item = Result<(Bytes, Bytes), StateError>> {
+    let mut changes = changes.peekable();
+    let mut base = base.peekable();
+    std::iter::from_fn(move || {
+        loop {
+            let order = match (changes.peek(), base.peek()) {
+                (None, _) | (_, Some(Err(_))) => return base.next(),
+                (Some(_), None) => first,
+                (Some((changed, _)), Some(Ok((key, _)))) => changed.cmp(key),
+            };
+            if order == Ordering::Equal {
+                drop(base.next());
+            } else if order != first {
+                return base.next();
+            }
+            if let Some((key, Some(value))) = changes.next() {
+                return Some(Ok((key.clone(), value.clone())));
+            }
+        }
+    })
+}
+
 impl Source for Overlay {
     fn len(&self) -> usize {
         self.len
@@ -115,8 +142,6 @@ impl Source for Overlay {
         self.size_bytes
     }
 
-    reads_of_what_should_be_sound!();
-
     fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         match self.changes.binary_search_by(|(other, _)| other[..].cmp(key)) {
             Ok(found) => Ok(self.changes[found].1.clone()),
@@ -124,26 +149,14 @@ impl Source for Overlay {
         }
     }
 
-    fn try_scan<'a>(&'a self, range: KeyBounds<'a>) -> TryEntries<'a> {
-        let mut changes = within(&self.changes, range).iter().peekable();
-        let mut base = self.base.try_scan(range).peekable();
-        Box::new(std::iter::from_fn(move || {
-            loop {
-                let order = match (changes.peek(), base.peek()) {
-                    (None, _) | (_, Some(Err(_))) => Ordering::Greater,
-                    (Some(_), None) => Ordering::Less,
-                    (Some((changed, _)), Some(Ok((key, _)))) => changed.cmp(key),
-                };
-                match order {
-                    Ordering::Greater => return base.next(),
-                    Ordering::Less => {}
-                    Ordering::Equal => drop(base.next()),
-                }
-                if let Some((key, Some(value))) = changes.next() {
-                    return Some(Ok((key.clone(), value.clone())));
-                }
-            }
-        }))
+    fn try_scan(&self, bounds: KeyBounds<'_>) -> TryScan<'_> {
+        let changes = within(&self.changes, bounds).iter();
+        let changes_down = changes.clone().rev();
+        TryScan::new(TwoEnds::new(
+            OwnedBounds::copy_of(bounds),
+            |bounds| laid_over(changes, self.base.try_scan(bounds.get()), Ordering::Less),
+            |bounds| laid_over(changes_down, self.base.try_scan(bounds.get()).rev(), Ordering::Greater),
+        ))
     }
 
     fn try_visit(
@@ -181,8 +194,12 @@ impl Source for Overlay {
         self.base.is_for_many_readers()
     }
 
+    fn can_fail(&self) -> bool {
+        self.base.can_fail()
+    }
+
     fn verify(&self) -> Result<Option<Fingerprint>, StateError> {
-        // That of the base is not this one's.
+        // The fingerprint of the base is not this one's.
         self.base.verify().map(|_| None)
     }
 

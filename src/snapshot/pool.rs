@@ -30,26 +30,27 @@ use bytes::Bytes;
 use rkyv::util::AlignedVec;
 
 use super::format::Kind;
-use super::segment::Columns;
+use super::segment::Filling;
 use super::write::{ImageWriter, Sealed};
 use super::{Fingerprint, Source};
 use crate::StateError;
+use crate::bounds::ALL_KEYS;
 
 /// A segment to be made.
 struct Job {
     first_key: Vec<u8>,
     entries: usize,
-    /// Whether it is a value with a segment of its own.
+    /// `true` for a value with a segment of its own.
     is_blob: bool,
-    /// Whether its fingerprint is asked for.
+    /// `true` if its fingerprint is asked for.
     counts: bool,
-    buffers: (Columns, AlignedVec),
+    buffers: (Filling, AlignedVec),
 }
 
 /// A segment, with its blob.
 type Made = (Sealed, Bytes);
 
-/// What became of a job.
+/// The outcome of a job.
 type Answer = thread::Result<Result<Made, StateError>>;
 
 impl Job {
@@ -83,7 +84,7 @@ impl Job {
         }
         if left > 0 {
             // Only an image in a file that changes does that.
-            return Err(StateError::store("the snapshot's image changed while it was read"));
+            return Err(StateError::ImageChanged);
         }
         let mut sealed = Sealed::new(Kind::Snapshot, columns, archive, &blob);
         sealed.fingerprint = fingerprint;
@@ -103,7 +104,7 @@ pub(super) fn write_on_threads<W: Write>(
         // The segment that is being found.
         let (mut first_key, mut entries, mut bytes) = (Vec::new(), 0, 0);
         let mut result = Ok(());
-        source.try_visit((Bound::Unbounded, Bound::Unbounded), &mut |key, value| {
+        source.try_visit(ALL_KEYS, &mut |key, value| {
             writer.count(key, value);
             let is_blob = value.len() >= writer.segment_bytes;
             if is_blob && entries > 0 {
@@ -114,7 +115,7 @@ pub(super) fn write_on_threads<W: Write>(
                 first_key.extend_from_slice(key);
             }
             entries += 1;
-            bytes += key.len() + value.len() + Columns::ENTRY_OVERHEAD;
+            bytes += Filling::cost(key, value);
             if bytes >= writer.segment_bytes {
                 pool.submit(writer, std::mem::take(&mut first_key), entries, is_blob);
                 (entries, bytes) = (0, 0);
@@ -141,7 +142,7 @@ struct Pool<'a> {
     jobs: Sender<(u64, Job)>,
     received: Arc<Mutex<Receiver<(u64, Job)>>>,
     done: Receiver<(u64, Answer)>,
-    /// What was done before its turn.
+    /// The outcomes that came before their turn.
     early: BTreeMap<u64, Answer>,
     next: u64,
     pending: usize,

@@ -18,7 +18,8 @@ pub struct Progress {
 }
 
 impl StateSnapshot {
-    /// As [`write_with`](Self::write_with), and calls `progress` whenever segments have been written, and at the end.
+    /// Writes as [`write_with`](Self::write_with) does, and calls `progress` whenever segments have been written, and at
+    /// the end.
     ///
     /// Where it returns [`ControlFlow::Break`], nothing more is written. At the end its answer does not count.
     ///
@@ -57,13 +58,14 @@ impl StateSnapshot {
     /// The snapshot answers from the bytes read, so they are what is held: memory grows with what has been read, to less
     /// than twice that, and to what is not an image nothing is given beyond its first bytes. Segments cannot be used as
     /// they come, for where they lie and what their checksums are is said at the end of an image. To restore a store
-    /// without holding the image, use [`from_reader`](Self::from_reader), which can go to the end first.
+    /// without holding the image, use [`UnverifiedImage::from_reader`](super::UnverifiedImage::from_reader), which goes
+    /// to the end first.
     ///
     /// `input` gets reads of up to 1 MiB, so it need not be buffered.
     ///
     /// # Errors
     ///
-    /// Those of [`from_bytes`](Self::from_bytes), and [`StateError::Io`].
+    /// The errors of [`from_bytes`](Self::from_bytes), and [`StateError::Io`].
     ///
     /// ```
     /// use opstate::StateSnapshot;
@@ -77,7 +79,7 @@ impl StateSnapshot {
         Self::read_with_progress(input, |_| ControlFlow::Continue(()))
     }
 
-    /// As [`read_from`](Self::read_from), and calls `progress` after every MiB and after what remains. Where it returns
+    /// Reads as [`read_from`](Self::read_from) does, and calls `progress` after every MiB and at the end. Where it returns
     /// [`ControlFlow::Break`], reading stops.
     ///
     /// # Errors
@@ -89,7 +91,7 @@ impl StateSnapshot {
     ) -> Result<Self, StateError> {
         const STEP: u64 = 1 << 20;
         let mut image = Vec::new();
-        // What is no image, or one this build cannot read, is told by the first bytes.
+        // The first bytes tell that it is no image, or one that this build cannot read.
         let start = input.by_ref().take(Header::LEN as u64).read_to_end(&mut image)?;
         Header::read_start(&image)?;
         if start == Header::LEN {

@@ -3,14 +3,16 @@
 use std::ops::Range;
 
 use rkyv::api::high::{access, to_bytes_in};
+use rkyv::primitive::ArchivedU32;
 use rkyv::rancor::Error;
-use rkyv::rend::u32_le;
+use rkyv::rend::unaligned::{u32_ube, u32_ule};
+use rkyv::rend::{u32_be, u32_le};
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Serialize};
 
-use super::format::Kind;
+use super::format::{ALIGNMENT, Kind};
 
-/// What became of a key. The numbers are those in the format.
+/// The kinds of changes of a key, with the numbers of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ChangeKind {
     Delete = 0,
@@ -19,6 +21,7 @@ pub(super) enum ChangeKind {
 }
 
 impl ChangeKind {
+    /// Returns the kind with this number.
     pub(super) fn of(byte: u8) -> Option<Self> {
         [Self::Delete, Self::Insert, Self::Update].into_iter().find(|&kind| kind as u8 == byte)
     }
@@ -50,37 +53,62 @@ pub(super) struct Columns {
     changes: Vec<u8>,
 }
 
-impl Columns {
-    /// What an entry costs in the columns beside its own bytes.
-    pub(super) const ENTRY_OVERHEAD: usize = 2 * size_of::<u32>();
+/// Columns that are being filled.
+#[derive(Default)]
+pub(super) struct Filling {
+    columns: Columns,
+    /// The sum of the [`cost`](Self::cost) of all entries.
+    cost: usize,
+}
+
+/// Returns where a value ends that is put behind one that ends at `end`, and where it starts.
+pub(super) fn value_start(end: usize, len: usize) -> usize {
+    if len == 0 { end } else { end.next_multiple_of(ALIGNMENT) }
+}
+
+impl Filling {
+    /// Returns what an entry counts for where entries are cut into segments.
+    pub(super) fn cost(key: &[u8], value: &[u8]) -> usize {
+        /// The two ends in the columns.
+        const ENDS: usize = 2 * size_of::<u32>();
+        key.len() + value.len().next_multiple_of(ALIGNMENT) + ENDS
+    }
 
     /// Adds an entry, which is a change in a delta.
     pub(super) fn push(&mut self, key: &[u8], value: &[u8], change: Option<ChangeKind>) {
-        let columns = &mut self.entries;
+        self.cost += Self::cost(key, value);
+        let columns = &mut self.columns.entries;
         columns.keys.extend_from_slice(key);
+        let start = value_start(columns.values.len(), value.len());
+        if start > columns.values.len() {
+            // More zeros than needed, because their number is then known to the compiler.
+            columns.values.extend_from_slice(&[0; ALIGNMENT]);
+            columns.values.truncate(start);
+        }
         columns.values.extend_from_slice(value);
         columns.key_ends.push(end_of(&columns.keys));
         columns.value_ends.push(end_of(&columns.values));
-        self.changes.extend(change.map(|change| change as u8));
+        self.columns.changes.extend(change.map(|change| change as u8));
     }
 
     pub(super) fn entries(&self) -> u32 {
-        end_of(&self.entries.key_ends)
+        end_of(&self.columns.entries.key_ends)
     }
 
     pub(super) fn first_key(&self) -> &[u8] {
-        let EntryColumns { keys, key_ends, .. } = &self.entries;
+        let EntryColumns { keys, key_ends, .. } = &self.columns.entries;
         key_ends.first().map_or(&[], |&end| &keys[..end as usize])
     }
 
-    /// The bytes that the columns of entries take, all together.
-    pub(super) fn size_bytes(&self) -> usize {
-        let EntryColumns { keys, values, key_ends, .. } = &self.entries;
-        keys.len() + values.len() + key_ends.len() * Self::ENTRY_OVERHEAD
+    /// Returns the sum of the [`cost`](Self::cost) of all entries.
+    pub(super) fn total_cost(&self) -> usize {
+        self.cost
     }
 
     pub(super) fn clear(&mut self) {
-        let Self { entries: EntryColumns { values, value_ends, keys, key_ends }, changes } = self;
+        let Self { columns: Columns { entries, changes }, cost } = self;
+        let EntryColumns { values, value_ends, keys, key_ends } = entries;
+        *cost = 0;
         values.clear();
         value_ends.clear();
         keys.clear();
@@ -92,9 +120,9 @@ impl Columns {
     pub(super) fn archive(&self, kind: Kind, mut buffer: AlignedVec) -> AlignedVec {
         buffer.clear();
         let archive = match kind {
-            Kind::Delta => to_bytes_in::<_, Error>(self, buffer),
+            Kind::Delta => to_bytes_in::<_, Error>(&self.columns, buffer),
             // The segments of a grouped one are those of the images in it.
-            Kind::Snapshot | Kind::Grouped => to_bytes_in::<_, Error>(&self.entries, buffer),
+            Kind::Snapshot | Kind::Grouped => to_bytes_in::<_, Error>(&self.columns.entries, buffer),
         };
         archive.expect("flat columns below 2 GiB always fit an archive")
     }
@@ -106,9 +134,33 @@ fn end_of<T>(column: &[T]) -> u32 {
 
 // rkyv's format features apply to every crate of a program. They would change images without changing their version.
 const _: () = assert!(
-    size_of::<ArchivedEntryColumns>() == 32 && size_of::<ArchivedColumns>() == 40 && align_of::<ArchivedColumns>() == 4,
+    size_of::<ArchivedEntryColumns>() == 32
+        && size_of::<ArchivedColumns>() == 40
+        && align_of::<ArchivedColumns>() == 4
+        && ArchivedU32::IS_OF_FORMAT,
     "some crate turns on a format feature of rkyv (pointer_width_*, unaligned or big_endian), which changes the image format"
 );
+
+/// A layout of numbers in an archive: the one of the format, or one that a feature of rkyv gives.
+trait Layout {
+    const IS_OF_FORMAT: bool;
+}
+
+impl Layout for u32_le {
+    const IS_OF_FORMAT: bool = true;
+}
+
+impl Layout for u32_be {
+    const IS_OF_FORMAT: bool = false;
+}
+
+impl Layout for u32_ule {
+    const IS_OF_FORMAT: bool = false;
+}
+
+impl Layout for u32_ube {
+    const IS_OF_FORMAT: bool = false;
+}
 
 /// Where the columns of an archived segment lie, in bytes from the start of the archive.
 #[derive(Default)]
@@ -140,7 +192,7 @@ impl ColumnOffsets {
         };
         // An empty column may point anywhere.
         let bytes = |column: &[u8]| if column.is_empty() { Some(0..0) } else { offset(column.as_ptr(), column.len()) };
-        let ends = |column: &[u32_le]| {
+        let ends = |column: &[ArchivedU32]| {
             if column.is_empty() { Some(0..0) } else { offset(column.as_ptr().cast(), size_of_val(column)) }
         };
         Some(Self {

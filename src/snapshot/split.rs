@@ -3,11 +3,11 @@
 //! Slices are images in memory. Entries are copied into their columns one after the other: no handle, no allocation of
 //! its own for an entry, and a slice that is kept does not keep the others alive, as handles to a common buffer would.
 
-use std::ops::{Bound, ControlFlow};
+use std::ops::ControlFlow;
 
-use super::StateSnapshot;
 use super::format::Header;
 use super::write::{ImageOptions, ImageWriter};
+use super::{Label, StateSnapshot};
 use crate::error::shown;
 use crate::{KeyGroups, StateError};
 
@@ -19,7 +19,7 @@ impl StateSnapshot {
     ///
     /// # Errors
     ///
-    /// Only for an image [opened without reading it](Self::from_bytes_lazily): those of [`verify`](Self::verify).
+    /// The errors of the medium that the snapshot lies in, if it has one that can fail.
     ///
     /// ```
     /// use opstate::{KeyGroups, StateSnapshot};
@@ -58,10 +58,11 @@ impl StateSnapshot {
     /// # Ok::<(), opstate::StateError>(())
     /// ```
     pub fn split_with(&self, slices: usize, mut slice_of: impl FnMut(&[u8]) -> usize) -> Result<Vec<Self>, StateError> {
-        let writer = || ImageWriter::new(Header::of_snapshot(self), None, ImageOptions::new(), Vec::new());
+        let writer =
+            || ImageWriter::new(Header::of_snapshot(self), &Label::new(), None, ImageOptions::new(), Vec::new());
         let mut writers = (0..slices).map(|_| writer()).collect::<Result<Vec<_>, _>>()?;
         let mut result = Ok(());
-        self.try_visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
+        self.try_visit_range(.., |key, value| {
             let slice = slice_of(key);
             result = match writers.get_mut(slice) {
                 Some(writer) => writer.push(key, value, None).map_err(StateError::from),
@@ -75,7 +76,7 @@ impl StateSnapshot {
             .map(|writer| {
                 let mut image = writer.finish(None)?.out;
                 image.shrink_to_fit();
-                Self::from_bytes(image)
+                Ok(Self::from_bytes(image)?.with_label(self.label().clone()))
             })
             .collect()
     }

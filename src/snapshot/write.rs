@@ -3,7 +3,7 @@
 use std::hash::Hasher as _;
 use std::io::{self, Write};
 use std::mem;
-use std::ops::{Bound, ControlFlow};
+use std::ops::ControlFlow;
 
 use rkyv::util::AlignedVec;
 use twox_hash::xxhash3_64::Hasher;
@@ -11,9 +11,10 @@ use twox_hash::xxhash3_64::Hasher;
 use super::format::{ALIGNMENT, Base, Descriptor, Header, Kind, Trailer, checksum};
 use super::pool::write_on_threads;
 use super::progress::Progress;
-use super::segment::{ChangeKind, Columns};
-use super::{Fingerprint, StateDelta, StateSnapshot};
+use super::segment::{ChangeKind, Filling};
+use super::{Fingerprint, Label, StateDelta, StateSnapshot};
 use crate::StateError;
+use crate::bounds::ALL_KEYS;
 
 /// How an image is laid out.
 ///
@@ -57,8 +58,8 @@ impl ImageOptions {
     /// not depend on it.
     ///
     /// The caller's thread reads all entries to find where a segment ends, and all threads make segments. Each takes
-    /// memory for up to sixteen of them. Entries are read twice, so an image [in a reader](StateSnapshot::from_reader) is
-    /// left to the caller's thread, as are grouped images.
+    /// memory for up to sixteen of them. Entries are read twice, so an image [in a
+    /// reader](super::UnverifiedImage::from_reader) is left to the caller's thread, as are grouped images.
     #[must_use]
     pub const fn threads(mut self, threads: usize) -> Self {
         const MOST: usize = 64;
@@ -96,7 +97,7 @@ pub(super) fn write_image(
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(u64, Fingerprint), StateError> {
     let known = snapshot.shared.fingerprint.get().copied();
-    let mut writer = ImageWriter::new(Header::of_snapshot(snapshot), known, options, out)?;
+    let mut writer = ImageWriter::new(Header::of_snapshot(snapshot), snapshot.label(), known, options, out)?;
     let mut last = writer.written;
     let mut watch = |writer: &ImageWriter<_>| {
         let now = Progress { bytes: writer.written, entries: writer.entries };
@@ -109,7 +110,7 @@ pub(super) fn write_image(
         write_on_threads(&mut writer, &**snapshot.source(), options.threads, &mut watch)?;
     } else {
         let mut result = Ok(());
-        snapshot.try_visit_range((Bound::Unbounded, Bound::Unbounded), |key, value| {
+        snapshot.source().try_visit(ALL_KEYS, &mut |key, value| {
             result = writer.push(key, value, None).map_err(StateError::from).and_then(|()| watch(&writer));
             if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
@@ -129,8 +130,8 @@ pub(super) fn write_delta(
     options: ImageOptions,
     out: impl Write,
 ) -> Result<u64, StateError> {
-    let header = Header { kind: Kind::Delta, timestamp_ns: delta.timestamp_ns() };
-    let mut writer = ImageWriter::new(header, known, options, out)?;
+    let header = Header::new(Kind::Delta, delta.timestamp_ns());
+    let mut writer = ImageWriter::new(header, delta.label(), known, options, out)?;
     let mut result = Ok(());
     delta.visit_kinds(&mut |key, change, value| {
         result = writer.push(key, value, Some(change));
@@ -144,12 +145,14 @@ pub(super) struct ImageWriter<W> {
     out: W,
     kind: Kind,
     header: [u8; Header::LEN],
+    /// The sections of the footer, with their length.
+    sections: Vec<u8>,
     written: u64,
     pub(super) segment_bytes: usize,
     /// The entries of the segment that is being filled.
-    columns: Columns,
+    columns: Filling,
     /// Buffers of segments that were written, kept for their capacity.
-    pub(super) spare: Vec<(Columns, AlignedVec)>,
+    pub(super) spare: Vec<(Filling, AlignedVec)>,
     descriptors: Vec<u8>,
     first_keys: Vec<u8>,
     segments: u64,
@@ -160,7 +163,7 @@ pub(super) struct ImageWriter<W> {
     fingerprint: Fingerprint,
 }
 
-/// What a finished image is, and where it went.
+/// A finished image: its sums, and the writer that it went to.
 pub(super) struct Written<W> {
     pub(super) out: W,
     pub(super) len: u64,
@@ -181,6 +184,7 @@ impl<W> Written<W> {
 impl<W: Write> ImageWriter<W> {
     pub(super) fn new(
         header: Header,
+        label: &Label,
         known_fingerprint: Option<Fingerprint>,
         options: ImageOptions,
         mut out: W,
@@ -192,9 +196,10 @@ impl<W: Write> ImageWriter<W> {
             out,
             kind,
             header,
+            sections: label.to_sections(),
             written: Header::LEN as u64,
             segment_bytes: options.segment_bytes,
-            columns: Columns::default(),
+            columns: Filling::default(),
             spare: Vec::new(),
             descriptors: Vec::new(),
             first_keys: Vec::new(),
@@ -219,7 +224,7 @@ impl<W: Write> ImageWriter<W> {
             return self.close_segment(value);
         }
         self.columns.push(key, value, change);
-        if self.columns.size_bytes() >= self.segment_bytes {
+        if self.columns.total_cost() >= self.segment_bytes {
             self.close_segment(&[])?;
         }
         Ok(())
@@ -259,6 +264,7 @@ impl<W: Write> ImageWriter<W> {
             archive_len,
             entries: columns.entries(),
             first_key_len: u16::try_from(first_key.len()).expect("keys are within their limit"),
+            codec: 0,
             reserved: 0,
         };
         self.descriptors.extend_from_slice(&descriptor.to_bytes());
@@ -283,7 +289,8 @@ impl<W: Write> ImageWriter<W> {
         self.close_segment(&[])?;
         let footer_offset = self.written;
         let base = base.map_or_else(Vec::new, |base| base.to_bytes().to_vec());
-        let footer = [mem::take(&mut self.descriptors), mem::take(&mut self.first_keys), base];
+        let (descriptors, first_keys) = (mem::take(&mut self.descriptors), mem::take(&mut self.first_keys));
+        let footer = [descriptors, first_keys, base, mem::take(&mut self.sections)];
         let mut hasher = Hasher::new();
         for part in &footer {
             hasher.write(part);
@@ -313,19 +320,19 @@ fn padding(blob: &[u8]) -> &'static [u8] {
 
 /// A segment as it is written, but for its blob.
 pub(super) struct Sealed {
-    columns: Columns,
+    columns: Filling,
     /// The archive of `columns`, with zeros up to a multiple of 16.
     archive: AlignedVec,
     /// Its length without them.
     archive_len: u32,
-    /// That of the whole segment.
+    /// The checksum of the whole segment.
     checksum: u64,
-    /// That of its entries, where whoever made it was asked for it, else that of none.
+    /// The fingerprint of its entries, if it was asked for, else that of none.
     pub(super) fingerprint: Fingerprint,
 }
 
 impl Sealed {
-    pub(super) fn new(kind: Kind, columns: Columns, buffer: AlignedVec, blob: &[u8]) -> Self {
+    pub(super) fn new(kind: Kind, columns: Filling, buffer: AlignedVec, blob: &[u8]) -> Self {
         let mut archive = columns.archive(kind, buffer);
         let archive_len = u32::try_from(archive.len()).expect("a segment's archive stays below 2 GiB");
         archive.resize(archive.len().next_multiple_of(ALIGNMENT), 0);

@@ -124,6 +124,16 @@ impl<const L: usize, const I: usize> Pair<L, I> {
         }
         assert_eq!(runs, expected, "{range:?}");
         assert_eq!(ids.next(), None);
+        let copied: Vec<_> = self.index.view().range_of_copy(&*self.keys, range).collect();
+        assert_eq!(copied, expected, "{range:?}");
+        let mut down = Vec::new();
+        let mut ids = self.index.view().range_down(&*self.keys, range);
+        while let Some(run) = ids.next_run() {
+            assert!(!run.is_empty());
+            down.splice(..0, run.iter().copied());
+        }
+        assert_eq!(down, expected, "{range:?} downwards");
+        assert_eq!(ids.next_run(), None);
     }
 
     fn check_snapshots(&self) {
@@ -493,6 +503,28 @@ fn leaves_tell_most_without_a_look_at_keys() {
     at_most(groups(|group| format!("{group:030}{}", "long".repeat(20))), [0.7, 1.23, 1.115]);
 }
 
+/// Walking down asks for as few keys as walking up: at most once a search at either end, whatever lies between.
+#[test]
+fn walking_down_reads_keys_at_the_ends_only() {
+    let count = 20_000;
+    let keys = Counted { keys: numbers(count as u64), reads: Cell::new(0) };
+    let versions = Versions::new();
+    let mut index = SortedIndex::<64, 64>::bulk(&versions, &keys, 0..count as u32);
+    keys.reads.take();
+    for (start, end) in [(0, count), (17, 18), (100, 5_000), (63, 64), (9_999, 19_999)] {
+        let range = (Included(&keys.keys[start][..]), Excluded(keys.keys.get(end).map_or(&[0xFF; 9][..], |key| key)));
+        let mut ids = index.view().range_down(&keys, range);
+        let mut found = 0;
+        while let Some(run) = ids.next_run() {
+            found += run.len();
+        }
+        assert_eq!(found, end - start);
+        let reads = keys.reads.take();
+        assert!(reads <= 4, "{reads} of {found}");
+    }
+    index.clear(&versions);
+}
+
 #[test]
 fn deletions_give_memory_back() {
     let count = 20_000;
@@ -677,8 +709,8 @@ fn failing_allocations_leave_the_tree_whole() {
     assert!(height >= 3 && failures > 1000, "{height}, {failures}");
 }
 
-/// Two inner nodes of leaves of 14 keys, short ones in the one and long ones in the other, become so small that they are joined,
-/// and so are the leaves where they meet. All are shared with a snapshot.
+/// Two inner nodes of leaves of 14 keys, short ones in the one and long ones in the other, become so small that they are
+/// joined, and so are the leaves where they meet. All are shared with a snapshot.
 #[test]
 #[cfg(alloc_error_hook)]
 fn a_join_without_memory_is_whole_or_left_out() {

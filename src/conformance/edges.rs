@@ -1,29 +1,37 @@
 //! [`programs`]: fixed programs, one for each edge of the contract.
 //!
-//! They run first, and from the simple to the composed, so that a report names the plainest rule that is broken.
+//! They run first, from simple to complex, so that a report names the simplest broken rule.
 
 use std::ops::Bound;
 
 use bytes::Bytes;
 
+use super::check::KeyBound;
 use super::literal::pattern;
-use super::op::{KeyBound, Op};
+use super::op::Op;
+use super::walk::Walk;
 use crate::MAX_KEY_LEN;
 
-/// What keys, prefixes and ends of ranges are made of: in order, with keys that begin one another.
+/// Sorted keys, prefixes and ends of ranges. Some keys are prefixes of others.
 const EDGES: [&[u8]; 10] = [b"", b"\0", b"\0\0", b"a", b"a\0", b"a\xFF", b"b", b"\x80", b"\xFF", b"\xFF\xFF"];
 
-/// Lengths around those where stores and `Bytes` change their layout.
+/// Lengths around the points where stores and `Bytes` change their layout.
 const LENS: [usize; 18] = [0, 1, 7, 8, 15, 16, 17, 22, 23, 24, 31, 32, 64, 255, 256, 257, 1024, 5000];
+
+/// Patterns of steps from both ends. Some take turns, some take several from one end first, and some take everything
+/// from one end.
+const TURNS: [u8; 8] =
+    [0b1010_1010, 0b0101_0101, 0b1100_1100, 0b1111_0000, 0b0000_0111, 0b1000_0000, 0b0000_0000, 0b1111_1111];
 
 pub(super) fn programs() -> Vec<Vec<Op>> {
     let mut programs = vec![points(), order(), values(), long_keys(), too_long_keys(), counts()];
-    programs.extend([prefixes(), ranges(), bounds(), batches()]);
-    programs.extend([read(), get_or_insert(), modify(), put_bytes(), flush()]);
-    programs.extend(removed_ranges());
+    programs.extend([prefixes(), ranges(), entries(), visits(), batches()]);
+    programs.extend([read(), get_or_insert(), take(), modify(), put_bytes(), flush()]);
+    programs.extend(deleted_ranges());
+    programs.extend([limits(), addresses()]);
     programs.extend(changes_under_handles());
     programs.extend(changes_under_snapshots());
-    programs.extend([restores(), restored_twice(), recovery(), readers()]);
+    programs.extend([restores(), restored_twice(), damaged(), recovery(), readers()]);
     programs
 }
 
@@ -39,24 +47,46 @@ fn get(key: &[u8]) -> Op {
     Op::Get(bytes(key))
 }
 
-/// The lengths of the values of [`EDGES`] where a program starts filled.
+fn walk_all(walk: Walk) -> Op {
+    Op::Entries(Bound::Unbounded, Bound::Unbounded, walk)
+}
+
+/// Returns scans of all entries, by every walk.
+fn walks() -> impl Iterator<Item = Op> {
+    [Walk::Up, Walk::Down].into_iter().chain(TURNS.map(Walk::Turns)).map(walk_all)
+}
+
+/// Returns every kind of bound at every edge.
+fn bounds() -> Vec<KeyBound> {
+    let at_edges = EDGES.iter().flat_map(|key| [Bound::Included(bytes(key)), Bound::Excluded(bytes(key))]);
+    at_edges.chain([Bound::Unbounded]).collect()
+}
+
+/// Returns every start with every end, including inverted and empty ranges.
+fn pairs_of_bounds() -> impl Iterator<Item = (KeyBound, KeyBound)> {
+    bounds().into_iter().flat_map(|start| bounds().into_iter().map(move |end| (start.clone(), end)))
+}
+
+/// Lengths of the values of [`EDGES`] in programs that start filled.
 const FILLED_LENS: [usize; EDGES.len()] = [8, 16, 22, 24, 32, 255, 257, 5000, 0, 15];
 
-/// Puts every edge, the last first.
+/// Returns puts of every edge, the last first.
 fn filled() -> Vec<Op> {
     let entries = EDGES.iter().zip(FILLED_LENS).enumerate().rev();
     entries.map(|(i, (key, len))| Op::Put(bytes(key), pattern(len, i as u8))).collect()
 }
 
-/// Puts, gets and deletes of every edge, the empty key among them; absent keys first.
+/// Returns puts, gets and deletes of every edge, including the empty key. Absent keys come first.
 fn points() -> Vec<Op> {
     let mut program = Vec::new();
     for key in EDGES.map(bytes) {
         program.extend([
             Op::Get(key.clone()),
+            Op::TryGet(key.clone()),
             Op::Contains(key.clone()),
             Op::Delete(key.clone()),
             Op::Put(key.clone(), bytes(b"1")),
+            Op::TryGet(key.clone()),
             Op::Contains(key.clone()),
             Op::Put(key.clone(), Bytes::new()),
             Op::Get(key.clone()),
@@ -73,13 +103,23 @@ fn points() -> Vec<Op> {
     program
 }
 
-/// Every single byte is a key, written in an order that is neither up nor down.
+/// Returns writes of every single byte as a key, in an order that is neither up nor down.
 fn order() -> Vec<Op> {
     let keys = (0..=255u8).map(|i| i.wrapping_mul(167)).map(|byte| put(&[byte], &[byte]));
-    keys.chain([Op::PrefixScan(Bytes::new()), Op::RangeScan(bytes(b"\x7E"), bytes(b"\x82")), Op::Verify]).collect()
+    let mut program: Vec<Op> = keys.collect();
+    program.extend([Op::PrefixScan(Bytes::new()), Op::RangeScan(bytes(b"\x7E"), bytes(b"\x82"))]);
+    program.extend(walks());
+    let (start, end) = (Bound::Excluded(bytes(b"\x7E")), Bound::Included(bytes(b"\x82")));
+    program.extend([Walk::Up, Walk::Down].map(|walk| Op::Entries(start.clone(), end.clone(), walk)));
+    program.push(Op::Verify);
+    // Delete from the start until nothing is left.
+    for _ in 0..8 {
+        program.extend([Op::DeleteWithin(Bound::Unbounded, Bound::Unbounded, 40), Op::Verify]);
+    }
+    program
 }
 
-/// Every length of a value is overwritten by every other, and by itself.
+/// Returns overwrites of values of every length by values of every length.
 fn values() -> Vec<Op> {
     let mut program = Vec::new();
     for (i, len) in LENS.into_iter().chain([MAX_KEY_LEN, MAX_KEY_LEN + 1, 1 << 18]).enumerate() {
@@ -96,7 +136,8 @@ fn values() -> Vec<Op> {
     program
 }
 
-/// Keys of every length, the longest included, that differ in the last byte only or begin one another.
+/// Returns calls with keys of every length up to the longest. They differ in the last byte only, or are prefixes of
+/// others.
 fn long_keys() -> Vec<Op> {
     let mut program = Vec::new();
     let lens = [1, 7, 8, 9, 14, 15, 16, 17, 22, 23, 24, 255, 256, 257, 300, MAX_KEY_LEN - 1, MAX_KEY_LEN];
@@ -125,7 +166,8 @@ fn pattern_of(byte: u8, len: usize) -> Bytes {
     vec![byte; len].into()
 }
 
-/// A key one byte too long: writes fail and change nothing, reads find nothing.
+/// Returns calls with a key that is one byte too long. Writes must fail and change nothing, and reads must find
+/// nothing.
 fn too_long_keys() -> Vec<Op> {
     let mut program = vec![put(&vec![0xFF; MAX_KEY_LEN], b"longest"), put(b"a", b"1")];
     for len in [MAX_KEY_LEN + 1, MAX_KEY_LEN + 2, 2 * MAX_KEY_LEN + 2] {
@@ -136,17 +178,24 @@ fn too_long_keys() -> Vec<Op> {
             Op::PutMany(vec![(bytes(b"a"), bytes(b"2")), (key.clone(), bytes(b"2")), (bytes(b"b"), bytes(b"2"))]),
             Op::GetOrInsert(key.clone(), bytes(b"2")),
             Op::Get(key.clone()),
+            Op::TryGet(key.clone()),
             Op::Contains(key.clone()),
             Op::Read(key.clone()),
             Op::Modify(key.clone(), 1),
             Op::Delete(key.clone()),
+            Op::Take(key.clone()),
             Op::GetMany(vec![bytes(b"a"), key.clone()]),
             Op::PrefixScan(key.clone()),
             Op::RangeScan(Bytes::new(), key.clone()),
             Op::RangeScan(key.clone(), bytes(b"a")),
-            Op::Scan(Bound::Unbounded, Bound::Included(key.clone())),
-            Op::Scan(Bound::Excluded(key.clone()), Bound::Unbounded),
-            Op::DeleteRange(key.clone(), pattern_of(0xFF, len + 1)),
+            Op::Entries(Bound::Unbounded, Bound::Included(key.clone()), Walk::Up),
+            Op::Entries(Bound::Unbounded, Bound::Excluded(key.clone()), Walk::Down),
+            Op::Entries(Bound::Excluded(key.clone()), Bound::Unbounded, Walk::Up),
+            Op::Entries(Bound::Included(key.clone()), Bound::Unbounded, Walk::Down),
+            Op::VisitRange(Bound::Unbounded, Bound::Included(key.clone()), usize::from(u16::MAX)),
+            Op::TryVisitRange(Bound::Excluded(key.clone()), Bound::Unbounded, usize::from(u16::MAX)),
+            Op::DeleteWithin(Bound::Included(key.clone()), Bound::Excluded(pattern_of(0xFF, len + 1)), usize::MAX),
+            Op::DeleteWithin(Bound::Excluded(key.clone()), Bound::Unbounded, 1),
             Op::Verify,
         ]);
     }
@@ -173,47 +222,67 @@ fn prefixes() -> Vec<Op> {
     let mut program = Vec::new();
     scans(&mut program);
     program.extend(filled());
-    // The neighbours of what the prefixes match.
+    // Put the neighbours of the keys that the prefixes match.
     program.extend([put(b"ab", b"1"), put(b"`\xFF", b"2"), put(b"\xFE\xFF\xFF", b"3"), put(b"\x7F\xFF", b"4")]);
     scans(&mut program);
     program
 }
 
-/// Every start with every end, inverted and empty ranges among them.
+/// Returns range scans of every start with every end, including inverted and empty ranges.
 fn ranges() -> Vec<Op> {
     let scans = || EDGES.iter().flat_map(|from| EDGES.map(|to| Op::RangeScan(bytes(from), bytes(to))));
     let mut program: Vec<Op> = scans().collect();
     program.extend(filled());
     program.extend(scans());
-    // Ends that are no keys.
+    // Scan between ends that are not keys.
     program.extend([Op::RangeScan(bytes(b"A"), bytes(b"z")), Op::RangeScan(bytes(b"z"), bytes(b"A"))]);
     program
 }
 
-/// Every kind of bound at every edge, on both sides.
-fn bounds() -> Vec<Op> {
-    let kinds =
-        |key: &[u8]| -> [KeyBound; 3] { [Bound::Included(bytes(key)), Bound::Excluded(bytes(key)), Bound::Unbounded] };
-    let visits = || {
-        let pairs = EDGES.iter().flat_map(|from| EDGES.map(|to| (kinds(from), kinds(to))));
-        pairs.flat_map(|(from, to)| {
-            let both = from.into_iter().flat_map(move |from| to.clone().map(|to| (from.clone(), to)));
-            both.flat_map(|(from, to)| {
-                [Op::VisitRange(from.clone(), to.clone(), usize::from(u16::MAX)), Op::Scan(from, to)]
-            })
+/// Returns scans of all bounds, from both ends.
+fn entries() -> Vec<Op> {
+    let scans = || {
+        let pairs = pairs_of_bounds().zip(TURNS.into_iter().cycle());
+        pairs.flat_map(|((start, end), turns)| {
+            [Walk::Up, Walk::Down, Walk::Turns(turns)].map(|walk| Op::Entries(start.clone(), end.clone(), walk))
         })
     };
-    let mut program = vec![Op::VisitRange(Bound::Unbounded, Bound::Unbounded, 1)];
-    program.extend(filled());
-    program.extend(visits());
-    for stop in 1..=EDGES.len() + 1 {
-        program.push(Op::VisitRange(Bound::Unbounded, Bound::Unbounded, stop));
-        program.push(Op::VisitRange(Bound::Excluded(Bytes::new()), Bound::Included(bytes(b"\xFF")), stop));
+    let mut program: Vec<Op> = walks().collect();
+    // Scan few entries, so that the ends meet at once.
+    for key in ["b", "c", "a"] {
+        program.push(put(key.as_bytes(), b"1"));
+        program.extend(walks());
     }
+    program.push(Op::Clear);
+    program.extend(filled());
+    program.extend(scans());
     program.push(Op::DropHandles);
-    // Bounds that no key equals.
+    // Use bounds that equal no key.
     program.extend(["a", "\0"].map(|key| Op::Delete(bytes(key.as_bytes()))));
-    program.extend(visits());
+    program.extend(scans());
+    program
+}
+
+/// Returns visits of all bounds, some to the end and some that stop after any number of entries.
+fn visits() -> Vec<Op> {
+    let visits = [Op::VisitRange, Op::TryVisitRange];
+    let all = || {
+        visits
+            .into_iter()
+            .flat_map(|visit| pairs_of_bounds().map(move |(start, end)| visit(start, end, usize::from(u16::MAX))))
+    };
+    let mut program: Vec<Op> = visits.map(|visit| visit(Bound::Unbounded, Bound::Unbounded, 1)).into();
+    program.extend(filled());
+    program.extend(all());
+    for stop in 1..=EDGES.len() + 1 {
+        for visit in visits {
+            program.push(visit(Bound::Unbounded, Bound::Unbounded, stop));
+            program.push(visit(Bound::Excluded(Bytes::new()), Bound::Included(bytes(b"\xFF")), stop));
+        }
+    }
+    // Use bounds that equal no key.
+    program.extend(["a", "\0"].map(|key| Op::Delete(bytes(key.as_bytes()))));
+    program.extend(all());
     program
 }
 
@@ -223,13 +292,13 @@ fn batches() -> Vec<Op> {
     program.extend(filled());
     program.extend([Op::GetMany(vec![]), Op::GetMany(vec![Bytes::new()]), Op::GetMany(all.clone())]);
     program.push(Op::GetMany(all.iter().rev().cloned().collect()));
-    // Duplicates and absent keys, in batches of every length around those that a pipeline may have.
+    // Look up duplicates and absent keys, in batches of every length around the depths that a pipeline may have.
     let absent = [bytes(b"absent"), bytes(b"a"), bytes(b"a"), bytes(b"\xFF\xFF\xFF")];
     let endless = || all.iter().chain(&absent).cycle().cloned();
     program.extend(
         [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 100].map(|len| Op::GetMany(endless().take(len).collect())),
     );
-    // Keys that are new, that are there, and that come twice in a batch; under a snapshot and without.
+    // Put new keys, existing keys and duplicates in a batch, with and without a snapshot.
     for len in [1, 2, 7, 15, 16, 17, 33, 100] {
         let batch = endless().take(len).enumerate().map(|(i, key)| (key, pattern(i % 19, len as u8)));
         program.extend([Op::PutMany(batch.collect()), Op::Snapshot(len), Op::Verify]);
@@ -256,6 +325,20 @@ fn get_or_insert() -> Vec<Op> {
     program
 }
 
+/// Returns calls that take values. A taken value is gone from the store and stays unchanged for its holder.
+fn take() -> Vec<Op> {
+    let mut program = vec![Op::Take(Bytes::new()), Op::Take(bytes(b"a"))];
+    for (i, len) in LENS.into_iter().enumerate() {
+        let key = bytes(EDGES[i % EDGES.len()]);
+        program.extend([Op::Put(key.clone(), pattern(len, 1)), Op::Take(key.clone()), Op::Take(key.clone())]);
+        program.extend([Op::Contains(key.clone()), Op::Put(key.clone(), pattern(len, 2)), Op::Snapshot(1)]);
+        program.extend([Op::Take(key.clone()), Op::Put(key, pattern(len, 3)), Op::Verify]);
+    }
+    program.extend(EDGES.map(|key| Op::Take(bytes(key))));
+    program.push(Op::Verify);
+    program
+}
+
 fn modify() -> Vec<Op> {
     let mut program = vec![Op::Modify(bytes(b"a"), 1), Op::Modify(Bytes::new(), 1)];
     for (i, len) in LENS.into_iter().enumerate() {
@@ -272,7 +355,7 @@ fn modify() -> Vec<Op> {
     program
 }
 
-/// The handle that was given stays with the caller, so the store must not change it.
+/// Returns puts of handles. The caller keeps a handle, so the store must not change its bytes.
 fn put_bytes() -> Vec<Op> {
     let mut program = Vec::new();
     for (i, len) in LENS.into_iter().enumerate() {
@@ -292,29 +375,94 @@ fn flush() -> Vec<Op> {
     program
 }
 
-/// A program for every start and end, because each needs all entries to be there.
-fn removed_ranges() -> impl Iterator<Item = Vec<Op>> {
-    EDGES.into_iter().map(|from| {
+/// Returns one program for every start, with every end, with and without a limit. Each deletion starts with all
+/// entries.
+fn deleted_ranges() -> impl Iterator<Item = Vec<Op>> {
+    // Include limits above the number of entries. The number of limits is coprime to the number of bounds.
+    let limits = 0..EDGES.len() + 3;
+    let mut limits = limits.cycle();
+    bounds().into_iter().map(move |start| {
         let mut program = Vec::new();
-        for to in EDGES {
-            program.extend(filled());
-            program.push(Op::DeleteRange(bytes(from), bytes(to)));
+        for end in bounds() {
+            for limit in [usize::MAX, limits.next().unwrap_or_default()] {
+                program.extend(filled());
+                program.push(Op::DeleteWithin(start.clone(), end.clone(), limit));
+            }
         }
         program
     })
 }
 
-/// Everything that changes a store with some entries in it, snapshot 9 among what it may use.
+/// Returns deletions within some bounds with every limit, once and until nothing is left.
+fn limits() -> Vec<Op> {
+    let all = (Bound::Unbounded, Bound::Unbounded);
+    let some = (Bound::Excluded(bytes(b"\0")), Bound::Included(bytes(b"\x80")));
+    let mut program = vec![Op::DeleteWithin(all.0.clone(), all.1.clone(), 0)];
+    for (start, end) in [all, some] {
+        for limit in 0..=EDGES.len() + 1 {
+            program.extend(filled());
+            program.push(Op::DeleteWithin(start.clone(), end.clone(), limit));
+        }
+        for limit in 1..4 {
+            program.extend(filled());
+            let times = EDGES.len() / limit + 2;
+            program.extend((0..times).map(|_| Op::DeleteWithin(start.clone(), end.clone(), limit)));
+        }
+    }
+    program.push(Op::Verify);
+    program
+}
+
+/// Returns calls that pass values and keys of many lengths in and out in every way. A store that packs values will hand
+/// out some at every address.
+fn addresses() -> Vec<Op> {
+    let lens: Vec<usize> = (1..=40).chain([63, 64, 65, 255, 256, 257, 1000, 1024, 5000, 70_000]).collect();
+    let keys: Vec<Bytes> = (0..lens.len()).map(|i| [&b"kkkkkk"[..i % 7], &[i as u8]].concat().into()).collect();
+    let values = |first| keys.iter().cloned().zip(lens.iter().map(move |&len| pattern(len, first)));
+    let entries: Vec<_> = values(1).collect();
+    let read = |program: &mut Vec<Op>| {
+        for key in &keys {
+            program.extend([Op::Get(key.clone()), Op::TryGet(key.clone())]);
+        }
+        program.push(Op::GetMany(keys.clone()));
+        program.extend([Op::PrefixScan(Bytes::new()), Op::RangeScan(Bytes::new(), bytes(b"\xFF"))]);
+        program.extend([Walk::Up, Walk::Down, Walk::Turns(TURNS[0])].map(walk_all));
+        program.extend([Op::Snapshot(1), Op::Verify, Op::DropHandles]);
+    };
+    let mut program = Vec::new();
+    let fillings: [Vec<Op>; 8] = [
+        values(2).map(|(key, value)| Op::Put(key, value)).collect(),
+        values(3).map(|(key, value)| Op::PutBytes(key, value)).collect(),
+        keys.iter().map(|key| Op::Modify(key.clone(), 1)).collect(),
+        vec![Op::PutMany(values(4).collect())],
+        vec![Op::RestoreImage(1)],
+        vec![Op::RestoreUnverified(1)],
+        vec![Op::Clear, Op::RestoreEntries(entries)],
+        values(5).flat_map(|(key, value)| [Op::Take(key.clone()), Op::GetOrInsert(key, value)]).collect(),
+    ];
+    for filling in fillings {
+        program.extend(filling);
+        read(&mut program);
+    }
+    program.extend(keys.iter().cloned().map(Op::Take));
+    program
+}
+
+/// Returns every kind of change to a store with entries. Changes may use snapshot 9.
 fn changes() -> Vec<Vec<Op>> {
     let (a, b) = (bytes(b"a"), bytes(b"b"));
     let mut changes = vec![
         vec![Op::Clear],
-        vec![Op::DeleteRange(Bytes::new(), bytes(b"\xFF"))],
+        vec![Op::DeleteWithin(Bound::Unbounded, Bound::Excluded(bytes(b"\xFF")), usize::MAX)],
+        vec![Op::DeleteWithin(Bound::Excluded(Bytes::new()), Bound::Unbounded, 3)],
         vec![Op::RestoreEntries(vec![])],
         vec![Op::RestoreEntries(vec![(a.clone(), b.clone()), (bytes(b"c"), Bytes::new())])],
+        vec![Op::RestoreDamaged(vec![(a.clone(), b.clone()), (bytes(b"c"), Bytes::new())])],
         vec![Op::Restore(9), Op::Modify(a.clone(), 1)],
+        vec![Op::TryRestore(9), Op::Modify(a.clone(), 1)],
         vec![Op::RestoreLast(9), Op::Modify(a.clone(), 1), put(b"a", b"new")],
         vec![Op::RestoreImage(9), Op::Modify(b.clone(), 1), Op::Delete(a.clone())],
+        vec![Op::RestoreUnverified(9), Op::Modify(b.clone(), 1), Op::Delete(a.clone())],
         vec![Op::Recover(9), Op::Modify(b, 1), Op::Delete(a)],
     ];
     for key in EDGES.map(bytes) {
@@ -322,14 +470,15 @@ fn changes() -> Vec<Vec<Op>> {
             vec![Op::Modify(key.clone(), 1)],
             vec![Op::Delete(key.clone())],
             vec![Op::Delete(key.clone()), Op::Put(key.clone(), pattern(9, 7))],
+            vec![Op::Take(key.clone())],
         ]);
-        // Among these lengths is that of the old value, whichever that is.
+        // One of these lengths equals that of the old value.
         changes.extend(FILLED_LENS.map(|len| vec![Op::Put(key.clone(), pattern(len, 99))]));
     }
     changes
 }
 
-/// Each change while handles of all kinds are held, and nothing else is.
+/// Returns each change while handles of all kinds are held, but no snapshots.
 fn changes_under_handles() -> impl Iterator<Item = Vec<Op>> {
     changes().into_iter().map(|change| {
         let mut program = vec![put(b"a", b"9"), put(b"b", b"99"), Op::Snapshot(9)];
@@ -338,13 +487,14 @@ fn changes_under_handles() -> impl Iterator<Item = Vec<Op>> {
         program.extend(EDGES.map(get));
         program.extend([Op::PrefixScan(Bytes::new()), Op::RangeScan(bytes(b"\0"), bytes(b"\xFF"))]);
         program.push(Op::GetMany(EDGES.map(bytes).into()));
+        program.extend([Walk::Up, Walk::Down].map(walk_all));
         program.extend(change);
         program.push(Op::Verify);
         program
     })
 }
 
-/// Each change while snapshots are held, and no handle is.
+/// Returns each change while snapshots are held, but no handles.
 fn changes_under_snapshots() -> impl Iterator<Item = Vec<Op>> {
     changes().into_iter().map(|change| {
         let mut program = vec![put(b"a", b"9"), put(b"b", b"99"), Op::Snapshot(9)];
@@ -353,7 +503,7 @@ fn changes_under_snapshots() -> impl Iterator<Item = Vec<Op>> {
         program.extend(change.clone());
         program.extend([Op::Verify, Op::Snapshot(2)]);
         program.extend(filled());
-        // Once more with the older snapshot gone, so that some of the store is shared and some is not.
+        // Repeat with the older snapshot dropped, so that some parts of the store are shared and some are not.
         program.extend([Op::DropSnapshot(1), Op::Snapshot(3)]);
         program.extend(change);
         program.push(Op::Verify);
@@ -361,14 +511,18 @@ fn changes_under_snapshots() -> impl Iterator<Item = Vec<Op>> {
     })
 }
 
-/// Restores of every origin into stores that hold other entries, then writes that no snapshot may see.
+/// Returns restores of every origin into stores with other entries, then writes that no snapshot may see.
 fn restores() -> Vec<Op> {
     let mut program = vec![Op::Snapshot(1), put(b"a", b"1"), put(b"c", b"3"), Op::Snapshot(2)];
     let sources = [
         Op::Restore(1),
         Op::Restore(2),
+        Op::TryRestore(1),
+        Op::TryRestore(2),
         Op::RestoreImage(1),
         Op::RestoreImage(2),
+        Op::RestoreUnverified(1),
+        Op::RestoreUnverified(2),
         Op::RestoreEntries(vec![]),
         Op::RestoreEntries(vec![(bytes(b"c"), bytes(b"4")), (bytes(b"a"), bytes(b"1"))]),
         Op::Recover(1),
@@ -393,7 +547,23 @@ fn restored_twice() -> Vec<Op> {
     program
 }
 
-/// A new store takes over from a snapshot, and the old one ends.
+/// Returns restores of images whose last segment is damaged, so that a store may have read others first.
+fn damaged() -> Vec<Op> {
+    let of = |count: u8, len| (0..count).map(|i| (bytes(&[i]), pattern(len, i))).collect();
+    // Images of one segment, of segments with several entries, and of one segment per entry.
+    let images: [Vec<(Bytes, Bytes)>; 4] = [of(1, 0), of(3, 8), of(10, 20_000), of(3, 70_000)];
+    let mut program = Vec::new();
+    for filling in [vec![], filled()] {
+        program.extend(filling);
+        for image in &images {
+            program.extend([Op::RestoreDamaged(image.clone()), put(b"a", b"1"), Op::Snapshot(1), Op::Verify]);
+            program.extend([Op::RestoreDamaged(image.clone()), Op::Delete(bytes(b"a")), Op::Verify]);
+        }
+    }
+    program
+}
+
+/// Returns a program in which a new store takes over from a snapshot and the old store is dropped.
 fn recovery() -> Vec<Op> {
     let mut program = filled();
     program.extend([Op::Snapshot(1), Op::PrefixScan(Bytes::new()), put(b"late", b"1")]);
@@ -401,7 +571,7 @@ fn recovery() -> Vec<Op> {
     program
 }
 
-/// Threads read snapshots while the writer changes, replaces and ends the store.
+/// Returns a program in which threads read snapshots while the writer changes, replaces and drops the store.
 fn readers() -> Vec<Op> {
     let mut program = filled();
     program.extend([Op::Snapshot(1), Op::ReadOnThread(1), Op::ReadOnThread(1)]);

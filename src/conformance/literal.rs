@@ -1,33 +1,33 @@
-//! Bytes as Rust source, and values under comparison as assertions and as text for a person.
+//! Rust source for bytes and compared values, and text for people.
 
 use bytes::Bytes;
 
-/// A value that stands in a comparison of the store with the model.
+/// A value that the kit compares between the store and the model.
 pub(super) trait Shown: PartialEq {
-    /// Rust source that fails unless `expression` is `self`.
+    /// Returns Rust source that fails unless `expression` equals `self`.
     fn assertion(&self, expression: &str) -> String {
         format!("assert_eq!({expression}, {});", self.source())
     }
 
-    /// The value as Rust source.
+    /// Returns the value as Rust source.
     fn source(&self) -> String;
 
-    /// The value for a person.
+    /// Returns the value as text for a person.
     fn text(&self) -> String {
         self.source()
     }
 }
 
-/// `len` bytes that differ from one another and from a shifted copy of themselves.
+/// Returns `len` bytes that differ from one another and from a shifted copy of themselves.
 pub(super) fn pattern(len: usize, first: u8) -> Bytes {
     (0..len).map(|i| first.wrapping_add((i % 251) as u8)).collect()
 }
 
-/// The definition of [`pattern`] for printed programs.
+/// Definition of [`pattern`] for printed programs.
 pub(super) const PATTERN: &str =
     "let pattern = |len: usize, first: u8| (0..len).map(|i| first.wrapping_add((i % 251) as u8)).collect::<Vec<u8>>();";
 
-/// The bytes as Rust source, of a type that derefs or coerces to `&[u8]`.
+/// Returns the bytes as Rust source, of a type that derefs or coerces to `&[u8]`.
 pub(super) fn literal(bytes: &[u8]) -> String {
     match bytes {
         [first, .., _] if bytes.len() > 24 && bytes.iter().all(|byte| byte == first) => {
@@ -43,21 +43,21 @@ pub(super) fn literal(bytes: &[u8]) -> String {
     }
 }
 
-/// The bytes as Rust source of type `&[u8]`.
+/// Returns the bytes as Rust source of type `&[u8]`.
 pub(super) fn slice(bytes: &[u8]) -> String {
     let literal = literal(bytes);
     if literal.starts_with('b') { format!("&{literal}[..]") } else { format!("{literal}[..]") }
 }
 
-/// The bytes as Rust source of type `Bytes`; for the definition see [`HANDLE`].
+/// Returns the bytes as Rust source of type `Bytes`. [`HANDLE`] holds the definition it needs.
 pub(super) fn handle(bytes: &[u8]) -> String {
     format!("handle({})", literal(bytes))
 }
 
-/// The definition of `handle` for printed programs.
+/// Definition of `handle` for printed programs.
 pub(super) const HANDLE: &str = "let handle = |bytes: &[u8]| Bytes::copy_from_slice(bytes);";
 
-/// The entries as Rust source of an array.
+/// Returns the entries as Rust source of an array.
 pub(super) fn entries<'a>(entries: impl IntoIterator<Item = &'a (Bytes, Bytes)>) -> String {
     list(entries, |(key, value)| format!("({}, {})", handle(key), handle(value)))
 }
@@ -66,7 +66,7 @@ pub(super) fn list<T>(items: impl IntoIterator<Item = T>, source: impl Fn(T) -> 
     format!("[{}]", items.into_iter().map(source).collect::<Vec<_>>().join(", "))
 }
 
-/// Source for a comparison with a list, of which an empty one would leave its type open.
+/// Returns Rust source that compares with a list. The type of an empty list could not be inferred.
 fn list_assertion(expression: &str, is_empty: bool, source: String) -> String {
     if is_empty { format!("assert!({expression}.is_empty());") } else { format!("assert_eq!({expression}, {source});") }
 }
@@ -112,6 +112,18 @@ impl Shown for Option<Bytes> {
 
     fn text(&self) -> String {
         option(self, literal)
+    }
+}
+
+impl Shown for Option<(Bytes, Bytes)> {
+    fn source(&self) -> String {
+        let entry = self.as_ref().map(|(key, value)| format!("Some(({}, {}))", handle(key), handle(value)));
+        entry.unwrap_or_else(|| "None".into())
+    }
+
+    fn text(&self) -> String {
+        let entry = self.as_ref().map(|(key, value)| format!("{}: {}", literal(key), literal(value)));
+        entry.unwrap_or_else(|| "None".into())
     }
 }
 

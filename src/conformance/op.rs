@@ -1,28 +1,33 @@
-//! [`Op`]: one call of a program, and how it is printed.
+//! [`Op`]: one call of a program, and its source code.
 
 use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::literal::{HANDLE, PATTERN, entries, handle, list, literal, slice};
-use crate::MAX_KEY_LEN;
+use super::check::KeyBound;
+use super::literal::{HANDLE, PATTERN, list, literal, slice};
+use super::values::{MISALIGNED, Values};
+use super::walk::{IN_TURNS, Walk};
+use crate::{ImageInfo, MAX_KEY_LEN, StateSnapshot};
 
-/// One call to the store under test, with what the kit does around it.
+/// One call to the store under test, with the checks around it.
 ///
-/// Snapshots have numbers of their own, so that a program stays meaningful when calls are dropped from it; a call that
-/// refers to a snapshot which is not held does nothing. Everything else that is kept is named by its place.
+/// Snapshots have explicit numbers, so a program stays valid when calls are dropped from it. A call that refers to a
+/// snapshot which is not held does nothing. Handles and scans are named by their call's place in the program.
 #[derive(Clone, Debug)]
 pub(super) enum Op {
     Get(Bytes),
+    TryGet(Bytes),
     Contains(Bytes),
     Read(Bytes),
     GetMany(Vec<Bytes>),
     PrefixScan(Bytes),
     RangeScan(Bytes, Bytes),
-    /// `StateStoreExt::scan`.
-    Scan(KeyBound, KeyBound),
-    /// Stops after this many entries.
+    Entries(KeyBound, KeyBound, Walk),
+    /// Visits a range, and stops after this many entries.
     VisitRange(KeyBound, KeyBound, usize),
+    /// Visits a range with `try_visit_range`, and stops after this many entries.
+    TryVisitRange(KeyBound, KeyBound, usize),
     Put(Bytes, Bytes),
     PutBytes(Bytes, Bytes),
     PutMany(Vec<(Bytes, Bytes)>),
@@ -30,36 +35,44 @@ pub(super) enum Op {
     /// Adds this to every byte of the value.
     Modify(Bytes, u8),
     Delete(Bytes),
-    DeleteRange(Bytes, Bytes),
+    Take(Bytes),
+    /// Deletes at most this many entries.
+    DeleteWithin(KeyBound, KeyBound, usize),
     Clear,
     Flush,
     Snapshot(usize),
     /// Restores a snapshot that stays held.
     Restore(usize),
-    /// Restores a snapshot that only the store has from then on.
+    /// Restores a snapshot of which the store has the last handle.
     RestoreLast(usize),
+    /// Restores a snapshot with `try_restore`. The snapshot stays held.
+    TryRestore(usize),
     RestoreImage(usize),
+    /// Restores an unverified image, which is the purpose of `try_restore`.
+    RestoreUnverified(usize),
+    /// Restores a damaged image of these entries, at least one. The restore must fail and change nothing.
+    RestoreDamaged(Vec<(Bytes, Bytes)>),
     RestoreEntries(Vec<(Bytes, Bytes)>),
-    /// Restores into a new store, which takes the place of the old one.
+    /// Restores into a new store that replaces the old one.
     Recover(usize),
     DropSnapshot(usize),
-    /// Has another thread read a snapshot while the program goes on.
+    /// Starts a thread that reads a snapshot while the program continues.
     ReadOnThread(usize),
-    /// Compares everything that is held, and the store, with the model.
+    /// Compares the store, and everything that is held, with the model.
     Verify,
-    /// Drops all handles, after a comparison.
+    /// Compares all handles, then drops them.
     DropHandles,
 }
 
-pub(super) type KeyBound = Bound<Bytes>;
-
 impl Op {
-    /// The snapshot that must be held for the call to do anything.
+    /// Returns the snapshot that the call needs, if any. The call does nothing unless that snapshot is held.
     fn needs(&self) -> Option<usize> {
         match *self {
             Self::Restore(id)
             | Self::RestoreLast(id)
+            | Self::TryRestore(id)
             | Self::RestoreImage(id)
+            | Self::RestoreUnverified(id)
             | Self::Recover(id)
             | Self::DropSnapshot(id)
             | Self::ReadOnThread(id) => Some(id),
@@ -67,7 +80,7 @@ impl Op {
         }
     }
 
-    /// Calls that do the same with a shorter value, the simplest first.
+    /// Returns the same call with shorter values, the simplest first.
     pub(super) fn simpler(&self) -> Vec<Self> {
         let with_value: &dyn Fn(Bytes) -> Self = match self {
             Self::Put(key, _) => &|value| Self::Put(key.clone(), value),
@@ -80,8 +93,8 @@ impl Op {
         simple.map(|value| with_value(Bytes::from_static(value))).collect()
     }
 
-    /// The call at place `at` as Rust source, and the name of the variable that keeps a handle, if any.
-    fn source(&self, at: usize) -> (String, Option<String>) {
+    /// Returns the call at place `at` as Rust source, and the name of the variable that keeps a handle, if any.
+    fn source(&self, at: usize, values: Values) -> (String, Option<String>) {
         let write = |key: &Bytes, call: String| match key.len() {
             0..=MAX_KEY_LEN => format!("{call}.unwrap()"),
             len => {
@@ -90,8 +103,19 @@ impl Op {
         };
         let kept = |name: &str, call: String| (format!("let {name}_{at} = {call};"), Some(format!("{name}_{at}")));
         let line = |line: String| (line, None);
+        let visit = |call: &str, start: &KeyBound, end: &KeyBound, stop: usize, unwrap: &str| {
+            format!(
+                "let mut visited_{at} = vec![];\n\
+                 store.{call}({}, &mut |key, value| {{\n    \
+                     visited_{at}.push((handle(key), handle(value)));\n    \
+                     if visited_{at}.len() < {stop} {{ ControlFlow::Continue(()) }} else {{ ControlFlow::Break(()) }}\n\
+                 }}){unwrap};",
+                bounds_source(start, end)
+            )
+        };
         match self {
             Self::Get(key) => kept("handle", format!("store.get({})", literal(key))),
+            Self::TryGet(key) => kept("handle", format!("store.try_get({}).unwrap()", literal(key))),
             Self::Contains(key) => line(format!("let contains_{at} = store.contains({});", literal(key))),
             Self::Read(key) => line(format!(
                 "let mut values_{at} = vec![];\n\
@@ -112,21 +136,15 @@ impl Op {
             Self::RangeScan(start, end) => {
                 kept("scan", format!("store.range_scan({}..{}).collect::<Vec<_>>()", slice(start), slice(end)))
             }
-            Self::Scan(start, end) => {
-                kept("scan", format!("store.scan({}).collect::<Vec<_>>()", bounds_source(start, end)))
+            Self::Entries(start, end, walk) => {
+                kept("scan", walk.source(&format!("store.entries({})", bounds_source(start, end))))
             }
-            Self::VisitRange(start, end, stop) => line(format!(
-                "let mut visited_{at} = vec![];\n\
-                 store.visit_range({}, &mut |key, value| {{\n    \
-                     visited_{at}.push((handle(key), handle(value)));\n    \
-                     if visited_{at}.len() < {stop} {{ ControlFlow::Continue(()) }} else {{ ControlFlow::Break(()) }}\n\
-                 }});",
-                bounds_source(start, end)
-            )),
+            Self::VisitRange(start, end, stop) => line(visit("visit_range", start, end, *stop, "")),
+            Self::TryVisitRange(start, end, stop) => line(visit("try_visit_range", start, end, *stop, ".unwrap()")),
             Self::Put(key, value) => line(write(key, format!("store.put({}, {})", literal(key), literal(value))) + ";"),
             Self::PutBytes(key, value) => {
                 let call = write(key, format!("store.put_bytes({}, handle_{at}.clone())", literal(key)));
-                (format!("let handle_{at} = {};\n{call};", handle(value)), Some(format!("handle_{at}")))
+                (format!("let handle_{at} = {};\n{call};", values.source(value)), Some(format!("handle_{at}")))
             }
             Self::PutMany(batch) => {
                 let longest = batch.iter().map(|(key, _)| key).max_by_key(|key| key.len());
@@ -149,21 +167,42 @@ impl Op {
                 literal(key)
             )),
             Self::Delete(key) => line(format!("store.delete({}).unwrap();", literal(key))),
-            Self::DeleteRange(start, end) => {
-                line(format!("let removed_{at} = store.delete_range({}..{}).unwrap();", slice(start), slice(end)))
+            Self::Take(key) => kept("handle", format!("store.take({}).unwrap()", literal(key))),
+            Self::DeleteWithin(start, end, limit) => {
+                let limit = if *limit == usize::MAX { "usize::MAX".into() } else { limit.to_string() };
+                let bounds = bounds_source(start, end);
+                line(format!("let deleted_{at} = store.delete_within({bounds}, {limit}).unwrap();"))
             }
             Self::Clear => line("store.clear();".into()),
             Self::Flush => line("store.flush().unwrap();".into()),
             Self::Snapshot(id) => line(format!("let snapshot_{id} = store.snapshot();")),
             Self::Restore(id) => line(format!("store.restore(snapshot_{id}.clone());")),
             Self::RestoreLast(id) => line(format!("store.restore(snapshot_{id});")),
+            Self::TryRestore(id) => line(format!("store.try_restore(snapshot_{id}.clone()).unwrap();")),
             Self::RestoreImage(id) => {
-                line(format!("store.restore(StateSnapshot::from_bytes(snapshot_{id}.to_bytes()).unwrap());"))
+                let image = image_source(&format!("snapshot_{id}"), values);
+                line(format!("store.restore(StateSnapshot::from_bytes({image}).unwrap());"))
             }
-            Self::RestoreEntries(list) if list.is_empty() => {
+            Self::RestoreUnverified(id) => {
+                let image = image_source(&format!("snapshot_{id}"), values);
+                line(format!("UnverifiedImage::from_bytes({image}).unwrap().restore_into(&mut store).unwrap();"))
+            }
+            Self::RestoreDamaged(entries) => {
+                let (_, place) = damaged_image(entries);
+                line(format!(
+                    "let mut image_{at} = StateSnapshot::from_iter({}).to_bytes().to_vec();\n\
+                     image_{at}[{place}] ^= 1;\n\
+                     UnverifiedImage::from_bytes(image_{at}).unwrap().restore_into(&mut store).unwrap_err();",
+                    values.entries_source(entries.iter().map(|(key, value)| (key, value)))
+                ))
+            }
+            Self::RestoreEntries(entries) if entries.is_empty() => {
                 line("store.restore(StateSnapshot::from_iter(Vec::<(Bytes, Bytes)>::new()));".into())
             }
-            Self::RestoreEntries(list) => line(format!("store.restore(StateSnapshot::from_iter({}));", entries(list))),
+            Self::RestoreEntries(entries) => {
+                let entries = values.entries_source(entries.iter().map(|(key, value)| (key, value)));
+                line(format!("store.restore(StateSnapshot::from_iter({entries}));"))
+            }
             Self::Recover(id) => line(format!(
                 "let mut recovered_{at} = make();\n\
                  recovered_{at}.restore(snapshot_{id}.clone());\n\
@@ -181,8 +220,8 @@ impl Op {
     }
 }
 
-/// The program and the assertion that fails after it, as Rust source.
-pub(super) fn source(program: &[Op], assertion: &str) -> String {
+/// Returns the program, and the assertion that fails after it, as Rust source.
+pub(super) fn source(program: &[Op], assertion: &str, values: Values) -> String {
     let mut body = String::new();
     let mut held = Vec::new();
     let mut handles = Vec::new();
@@ -196,7 +235,7 @@ pub(super) fn source(program: &[Op], assertion: &str) -> String {
             Op::DropHandles => body.extend(handles.drain(..).map(|name| format!("drop({name});\n"))),
             _ => {}
         }
-        let (call, handle) = op.source(at);
+        let (call, handle) = op.source(at, values);
         handles.extend(handle);
         if !call.is_empty() {
             body += &call;
@@ -206,34 +245,52 @@ pub(super) fn source(program: &[Op], assertion: &str) -> String {
     body += assertion;
 
     let mut imports = vec!["StateStore"];
-    imports.extend(["StateError", "StateSnapshot"].into_iter().filter(|name| body.contains(name)));
-    if body.contains("store.scan(") {
-        imports.push("StateStoreExt");
-    }
+    imports.extend(["StateError", "StateSnapshot", "UnverifiedImage"].into_iter().filter(|name| body.contains(name)));
     imports.sort_unstable();
     let imports = if imports.len() == 1 { imports[0].into() } else { format!("{{{}}}", imports.join(", ")) };
     let mut source = format!("use opstate::{imports};\n");
-    if body.contains("handle(") || body.contains("Bytes") {
+    let definitions =
+        [("handle(", HANDLE), ("pattern(", PATTERN), ("misaligned(", MISALIGNED), ("in_turns(", IN_TURNS)];
+    let definitions = definitions.into_iter().filter(|(used, _)| body.contains(used)).map(|(_, definition)| definition);
+    let definitions: String = definitions.map(|definition| format!("{definition}\n")).collect();
+    if body.contains("Bytes") || definitions.contains("Bytes") {
         source.insert_str(0, "use bytes::Bytes;\n");
     }
     let uses = [("Bound::", "use std::ops::Bound;\n"), ("ControlFlow::", "use std::ops::ControlFlow;\n")];
     source.extend(uses.iter().filter(|(used, _)| body.contains(used)).map(|(_, import)| *import));
     source.push('\n');
-    for (used, definition) in [("handle(", HANDLE), ("pattern(", PATTERN)] {
-        if body.contains(used) {
-            source += definition;
-            source.push('\n');
-        }
-    }
-    source + "let mut store = make();\n" + &body
+    source + &definitions + "let mut store = make();\n" + &body
 }
 
-/// The bounds as Rust source.
-pub(super) fn bounds_source(start: &KeyBound, end: &KeyBound) -> String {
+/// Returns the bounds as Rust source of a `KeyRange`, with a type that does not depend on the bounds.
+pub(super) fn range_source(start: &KeyBound, end: &KeyBound) -> String {
+    match (start, end) {
+        (Bound::Unbounded, Bound::Unbounded) => "..".into(),
+        _ => bounds_source(start, end),
+    }
+}
+
+/// Returns the bounds as Rust source of `KeyBounds`.
+fn bounds_source(start: &KeyBound, end: &KeyBound) -> String {
     let source = |bound: &KeyBound| match bound {
         Bound::Included(key) => format!("Bound::Included({})", slice(key)),
         Bound::Excluded(key) => format!("Bound::Excluded({})", slice(key)),
         Bound::Unbounded => "Bound::Unbounded".into(),
     };
     format!("({}, {})", source(start), source(end))
+}
+
+/// Returns Rust source for the image of a snapshot, as an argument to the function that opens it.
+pub(super) fn image_source(snapshot: &str, values: Values) -> String {
+    let image = format!("{snapshot}.to_bytes()");
+    if values.are_aligned { format!("misaligned(&{image})") } else { image }
+}
+
+/// Returns an image of the entries with one flipped bit in its last segment, and the offset of the flipped byte.
+pub(super) fn damaged_image(entries: &[(Bytes, Bytes)]) -> (Vec<u8>, usize) {
+    let mut image = StateSnapshot::from_iter(entries.iter().cloned()).to_bytes().to_vec();
+    let info = ImageInfo::from_bytes(image.clone()).expect("the image is sound");
+    let place = info.segments().last().expect("there are entries").offset() as usize;
+    image[place] ^= 1;
+    (image, place)
 }

@@ -1,20 +1,22 @@
-//! [`program`]: random programs, the same for the same seed.
+//! [`program`]: random programs. Equal seeds give equal programs.
 
 use std::ops::Bound;
 
 use bytes::Bytes;
 
+use super::check::KeyBound;
 use super::literal::pattern;
-use super::op::{KeyBound, Op};
+use super::op::Op;
+use super::walk::Walk;
 
-/// One in so many programs uses keys from a wide alphabet, so that the store grows and not only its entries change.
+/// One in this many programs uses a wide alphabet of keys. Then the store grows, and not only its values change.
 const WIDE: u64 = 4;
 const WIDE_KEYS: u64 = 600;
 
-/// The keys of other programs, so few that calls meet.
+/// Number of keys in other programs. There are few, so that calls meet at the same keys.
 const KEYS: u64 = 14;
 
-/// SplitMix64: Steele, Lea and Flood, *Fast Splittable Pseudorandom Number Generators*, OOPSLA 2014.
+/// SplitMix64, from Steele, Lea and Flood, *Fast Splittable Pseudorandom Number Generators*, OOPSLA 2014.
 struct SplitMix64(u64);
 
 impl SplitMix64 {
@@ -25,7 +27,7 @@ impl SplitMix64 {
         z ^ (z >> 31)
     }
 
-    /// A number below `end`. The bias of the remainder does not matter for numbers this small.
+    /// Returns a number below `end`. The bias of the remainder does not matter for numbers this small.
     fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
@@ -35,8 +37,8 @@ impl SplitMix64 {
     }
 }
 
-/// Keys that cause trouble: empty, the lowest and highest bytes, beginnings of one another, lengths around those where
-/// stores and `Bytes` change their layout.
+/// Returns keys that cause trouble: empty, the lowest and highest bytes, prefixes of others, and lengths around the
+/// points where stores and `Bytes` change their layout.
 fn adversarial_keys() -> Vec<Bytes> {
     let mut keys: Vec<Bytes> = [
         &b""[..],
@@ -65,7 +67,7 @@ fn adversarial_keys() -> Vec<Bytes> {
     .map(Bytes::from_static)
     .into();
     for len in [7, 8, 9, 14, 15, 16, 17, 22, 23, 24, 255, 256, 257, 300] {
-        // Equal but for the last byte, and one that is the beginning of the longer ones.
+        // Add keys that differ in the last byte only, and a key that is a prefix of the longer ones.
         for last in [0x00, b'k', 0xFF] {
             let mut key = vec![b'k'; len];
             key[len - 1] = last;
@@ -93,7 +95,7 @@ impl Generator {
     }
 
     fn value(&mut self) -> Bytes {
-        // Values of a wide program are short, or copying them is all that its time goes to.
+        // Values of a wide program are short. Otherwise copying them would take all of its time.
         let len = self.random.pick(&VALUE_LENS[..if self.is_wide { 10 } else { VALUE_LENS.len() }]);
         pattern(len, self.random.next() as u8)
     }
@@ -106,7 +108,26 @@ impl Generator {
         }
     }
 
-    /// A snapshot that is held, mostly: the number of one that is not makes a call that does nothing.
+    fn walk(&mut self) -> Walk {
+        match self.random.below(4) {
+            0 => Walk::Up,
+            1 => Walk::Down,
+            _ => Walk::Turns(self.random.next() as u8),
+        }
+    }
+
+    /// Returns the number of entries after which a visit stops.
+    fn stop(&mut self) -> usize {
+        self.random.pick(&[1, 2, 3, usize::from(u16::MAX)])
+    }
+
+    /// Returns at least `least` and fewer than `end` entries.
+    fn entries(&mut self, least: u64, end: u64) -> Vec<(Bytes, Bytes)> {
+        let len = least + self.random.below(end - least);
+        (0..len).map(|_| (self.key(), self.value())).collect()
+    }
+
+    /// Returns the number of a snapshot, usually a held one. A call with any other number does nothing.
     fn snapshot(&mut self) -> usize {
         if self.snapshots.is_empty() { 0 } else { self.random.pick(&self.snapshots) }
     }
@@ -119,45 +140,45 @@ impl Generator {
 
     fn op(&mut self) -> Op {
         match self.random.below(100) {
-            0..=5 => Op::Get(self.key()),
-            6..=7 => Op::Contains(self.key()),
-            8..=10 => Op::Read(self.key()),
-            11..=13 => {
+            0..=4 => Op::Get(self.key()),
+            5 => Op::TryGet(self.key()),
+            6 => Op::Contains(self.key()),
+            7..=8 => Op::Read(self.key()),
+            9..=11 => {
                 let len = self.random.below(20);
                 Op::GetMany((0..len).map(|_| self.key()).collect())
             }
-            14..=16 => Op::PrefixScan(self.prefix()),
-            17..=18 => Op::RangeScan(self.key(), self.key()),
-            19..=20 => Op::Scan(self.bound(), self.bound()),
-            21..=23 => {
-                let stop = self.random.pick(&[1, 2, 3, usize::from(u16::MAX)]);
-                Op::VisitRange(self.bound(), self.bound(), stop)
+            12..=13 => Op::PrefixScan(self.prefix()),
+            14 => Op::RangeScan(self.key(), self.key()),
+            15..=18 => Op::Entries(self.bound(), self.bound(), self.walk()),
+            19..=20 => Op::VisitRange(self.bound(), self.bound(), self.stop()),
+            21 => Op::TryVisitRange(self.bound(), self.bound(), self.stop()),
+            22..=44 => Op::Put(self.key(), self.value()),
+            45..=47 => Op::PutMany(self.entries(0, 20)),
+            48..=51 => Op::PutBytes(self.key(), self.value()),
+            52..=54 => Op::GetOrInsert(self.key(), self.value()),
+            55..=63 => Op::Modify(self.key(), self.random.next() as u8),
+            64..=69 => Op::Delete(self.key()),
+            70..=72 => Op::Take(self.key()),
+            73..=74 => {
+                let limit = self.random.pick(&[0, 1, 2, 3, 8, usize::MAX]);
+                Op::DeleteWithin(self.bound(), self.bound(), limit)
             }
-            24..=46 => Op::Put(self.key(), self.value()),
-            47..=49 => {
-                let len = self.random.below(20);
-                Op::PutMany((0..len).map(|_| (self.key(), self.value())).collect())
-            }
-            50..=53 => Op::PutBytes(self.key(), self.value()),
-            54..=57 => Op::GetOrInsert(self.key(), self.value()),
-            58..=67 => Op::Modify(self.key(), self.random.next() as u8),
-            68..=75 => Op::Delete(self.key()),
-            76 => Op::DeleteRange(self.key(), self.key()),
-            77 if !self.is_wide => Op::Clear,
-            78 => Op::Flush,
-            79..=83 if self.snapshots.len() < 4 => {
+            75 if !self.is_wide => Op::Clear,
+            76 => Op::Flush,
+            77..=81 if self.snapshots.len() < 4 => {
                 self.taken += 1;
                 self.snapshots.push(self.taken);
                 Op::Snapshot(self.taken)
             }
-            84..=85 => Op::Restore(self.snapshot()),
-            86 => self.without(Op::RestoreLast),
-            87 => Op::RestoreImage(self.snapshot()),
-            88 => Op::Recover(self.snapshot()),
-            89 if !self.is_wide => {
-                let len = self.random.below(10);
-                Op::RestoreEntries((0..len).map(|_| (self.key(), self.value())).collect())
-            }
+            82 => Op::Restore(self.snapshot()),
+            83 => Op::TryRestore(self.snapshot()),
+            84 => self.without(Op::RestoreLast),
+            85 => Op::RestoreImage(self.snapshot()),
+            86 => Op::RestoreUnverified(self.snapshot()),
+            87 => Op::Recover(self.snapshot()),
+            88 if !self.is_wide => Op::RestoreEntries(self.entries(0, 10)),
+            89 => Op::RestoreDamaged(self.entries(1, 10)),
             90..=92 => self.without(Op::DropSnapshot),
             93 => Op::ReadOnThread(self.snapshot()),
             94..=96 => Op::DropHandles,
@@ -166,7 +187,7 @@ impl Generator {
         }
     }
 
-    /// A call after which the snapshot is no longer held.
+    /// Returns a call that consumes the snapshot.
     fn without(&mut self, op: impl Fn(usize) -> Op) -> Op {
         let id = self.snapshot();
         self.snapshots.retain(|&other| other != id);
@@ -174,7 +195,7 @@ impl Generator {
     }
 }
 
-/// A program of `calls` calls, preceded by puts where the alphabet is wide.
+/// Returns a program of `calls` calls. If the alphabet is wide, puts precede them.
 pub(super) fn program(seed: u64, calls: usize) -> Vec<Op> {
     let mut random = SplitMix64(seed);
     let is_wide = random.below(WIDE) == 0;

@@ -1,4 +1,4 @@
-//! [`run`]: a program against a store and the model at once.
+//! [`run`]: runs a program on a store and the model at once.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -9,101 +9,41 @@ use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 
+use super::check::{
+    Checked, Failure, KeyBound, Model, borrow, collect, ensure, ensure_scan, entries_with_prefix, entries_within,
+    size_of, succeeded,
+};
 use super::literal::{Shown, literal};
-use super::op::{KeyBound, Op};
-use super::snapshots::{check_snapshot, read_on_thread};
-use super::{Make, Rule};
-use crate::{MAX_KEY_LEN, StateError, StateSnapshot, StateStore, StateStoreExt};
+use super::op::{Op, damaged_image};
+use super::rule::Rule;
+use super::snapshots::{Held, opened};
+use super::values::{HandedOut, Values};
+use super::walk::Walk;
+use crate::{MAX_KEY_LEN, StateError, StateStore, UnverifiedImage};
 
-/// What a store must hold.
-pub(super) type Model = BTreeMap<Bytes, Bytes>;
-
-/// A comparison that failed.
-#[derive(Clone, Debug)]
-pub(super) struct Failure {
-    pub(super) rule: Rule,
-    /// Rust source that shows it after the program.
-    pub(super) assertion: String,
-    pub(super) found: String,
-    pub(super) expected: String,
+/// The stores under test.
+#[derive(Clone, Copy)]
+pub(super) struct Subject<'a> {
+    /// Makes an empty store.
+    pub(super) make: &'a dyn Fn() -> Box<dyn StateStore>,
+    pub(super) values: Values,
 }
 
-/// A failure, and how many calls of the program it takes.
+/// A failure, and the number of calls that lead to it.
 #[derive(Clone, Debug)]
 pub(super) struct Stop {
     pub(super) calls: usize,
     pub(super) failure: Failure,
 }
 
-pub(super) type Checked = Result<(), Failure>;
-
-/// Fails unless `found` is `expected`; `expression` is what yields `found`, as Rust source.
-pub(super) fn ensure<T: Shown>(rule: Rule, expression: impl Fn() -> String, found: &T, expected: &T) -> Checked {
-    if found == expected {
-        return Ok(());
-    }
-    let (assertion, expression) = (expected.assertion(&expression()), expression());
-    Err(Failure { rule, assertion, found: format!("{expression} is {}", found.text()), expected: expected.text() })
-}
-
-/// As [`ensure`] for a scan: the right entries in the wrong order break [`Rule::Order`].
-pub(super) fn ensure_scan(
-    rule: Rule,
-    expression: impl Fn() -> String,
-    found: &Vec<(Bytes, Bytes)>,
-    expected: &Vec<(Bytes, Bytes)>,
-) -> Checked {
-    let is_reordered = found != expected && {
-        let mut sorted = found.clone();
-        sorted.sort();
-        sorted == *expected
-    };
-    ensure(if is_reordered { Rule::Order } else { rule }, expression, found, expected)
-}
-
-/// Collects a scan, but no more of it than shows that it is too long: it may be endless.
-pub(super) fn collect<T>(scan: impl Iterator<Item = T>, expected_len: usize) -> Vec<T> {
-    scan.take(expected_len + 2).collect()
-}
-
-/// The entries of the model within the bounds, by comparing each key: a second opinion on what a range is.
-pub(super) fn entries_within(model: &Model, start: &KeyBound, end: &KeyBound) -> Vec<(Bytes, Bytes)> {
-    let is_within = |key: &Bytes| {
-        let after_start = match start {
-            Bound::Included(start) => key >= start,
-            Bound::Excluded(start) => key > start,
-            Bound::Unbounded => true,
-        };
-        after_start
-            && match end {
-                Bound::Included(end) => key <= end,
-                Bound::Excluded(end) => key < end,
-                Bound::Unbounded => true,
-            }
-    };
-    model.iter().filter(|(key, _)| is_within(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
-}
-
-pub(super) fn entries_with_prefix(model: &Model, prefix: &[u8]) -> Vec<(Bytes, Bytes)> {
-    model.iter().filter(|(key, _)| key.starts_with(prefix)).map(|(key, value)| (key.clone(), value.clone())).collect()
-}
-
-pub(super) fn size_of(model: &Model) -> usize {
-    model.iter().map(|(key, value)| key.len() + value.len()).sum()
-}
-
-pub(super) fn borrow(bound: &KeyBound) -> Bound<&[u8]> {
-    bound.as_ref().map(|key| &key[..])
-}
-
-/// Runs the program; the end of it is a comparison of everything that is held, before and after the store is dropped.
-pub(super) fn run(make: Make<'_>, program: &[Op]) -> Result<(), Stop> {
+/// Runs the program. At its end, everything held is compared before and after the store is dropped.
+pub(super) fn run(subject: Subject<'_>, program: &[Op]) -> Result<(), Stop> {
     let stop = |calls: usize| move |failure| Stop { calls, failure };
-    let mut run = guarded(|| Run::start(make)).map_err(stop(0))?;
+    let mut run = guarded(|| Run::start(subject)).map_err(stop(0))?;
     for (at, op) in program.iter().enumerate() {
         let checked = guarded(|| run.call(at, op));
         if let Err(failure) = checked {
-            // What a store that broke its word does when it is dropped is of no further interest.
+            // Ignore panics while a store that already broke a rule is dropped.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(run)));
             return Err(stop(at + 1)(failure));
         }
@@ -128,28 +68,28 @@ fn panicked(payload: &(dyn Any + Send)) -> Failure {
 }
 
 struct Run<'a> {
-    make: Make<'a>,
+    subject: Subject<'a>,
     store: Box<dyn StateStore>,
     model: Model,
     kept: Kept,
 }
 
-/// What outlives changes of the store, and the store.
+/// The store, and everything that outlives its changes.
 #[derive(Default)]
 struct Kept {
-    /// Each compares what a call returned with a copy.
+    /// Comparisons of returned values with copies made at the time of the call.
     handles: Vec<Box<dyn Fn() -> Checked>>,
-    snapshots: BTreeMap<usize, (StateSnapshot, Arc<Model>)>,
+    snapshots: BTreeMap<usize, Held>,
     readers: Vec<JoinHandle<Checked>>,
 }
 
 impl Kept {
     fn verify(&mut self, thoroughly: bool) -> Checked {
         self.handles.iter().try_for_each(|handle| handle())?;
-        for (id, (snapshot, model)) in &self.snapshots {
-            check_snapshot(&format!("snapshot_{id}"), snapshot, model, thoroughly)?;
+        for snapshot in self.snapshots.values() {
+            if thoroughly { snapshot.check_thoroughly()? } else { snapshot.check()? }
         }
-        // A thread that is done has nothing left to wait for; the others go on reading.
+        // Finished threads can be joined without waiting. The others go on reading.
         let (done, reading) = std::mem::take(&mut self.readers)
             .into_iter()
             .partition::<Vec<_>, _>(|reader| thoroughly || reader.is_finished());
@@ -159,8 +99,8 @@ impl Kept {
 }
 
 impl<'a> Run<'a> {
-    fn start(make: Make<'a>) -> Result<Self, Failure> {
-        let run = Self { make, store: make(), model: Model::new(), kept: Kept::default() };
+    fn start(subject: Subject<'a>) -> Result<Self, Failure> {
+        let run = Self { subject, store: (subject.make)(), model: Model::new(), kept: Kept::default() };
         ensure_empty("store", &*run.store)?;
         Ok(run)
     }
@@ -180,6 +120,11 @@ impl<'a> Run<'a> {
             Op::Get(key) => {
                 let expected = self.model.get(key).cloned();
                 self.keep(Rule::Get, format!("handle_{at}"), self.store.get(key), expected)
+            }
+            Op::TryGet(key) => {
+                let expected = self.model.get(key).cloned();
+                let found = succeeded(Rule::TryGet, self.store.try_get(key))?;
+                self.keep(Rule::TryGet, format!("handle_{at}"), found, expected)
             }
             Op::Contains(key) => {
                 let (found, expected) = (self.store.contains(key), self.model.contains_key(key));
@@ -209,12 +154,14 @@ impl<'a> Run<'a> {
                 let found = collect(self.store.range_scan(start..end), expected.len());
                 self.keep_scan(Rule::RangeScan, at, found, expected)
             }
-            Op::Scan(start, end) => {
-                let expected = entries_within(&self.model, start, end);
-                let found = collect(self.store.scan((borrow(start), borrow(end))), expected.len());
-                self.keep_scan(Rule::RangeScan, at, found, expected)
+            Op::Entries(start, end, walk) => {
+                let expected = walk.order(entries_within(&self.model, start, end));
+                let found = walk.collect(self.store.entries((borrow(start), borrow(end))), expected.len());
+                self.keep_scan(Rule::Entries, at, found, expected)
             }
-            Op::VisitRange(start, end, stop) => self.visit_range(at, start, end, *stop),
+            Op::VisitRange(start, end, stop) | Op::TryVisitRange(start, end, stop) => {
+                self.visit_range(at, op, start, end, *stop)
+            }
             Op::Put(key, value) => {
                 let outcome = self.store.put(key, value);
                 if written(Rule::Put, key, outcome)?.is_some() {
@@ -223,14 +170,15 @@ impl<'a> Run<'a> {
                 self.after_write(Rule::Put, key)
             }
             Op::PutBytes(key, value) => {
-                // Handing over the model's own bytes would let a store that changes them change the model.
-                let handed_over = Bytes::copy_from_slice(value);
+                // Pass a copy. A store that changes the model's own bytes would change the model.
+                let handed_over = self.subject.values.hand_in(value);
                 let outcome = self.store.put_bytes(key, handed_over.clone());
                 if written(Rule::PutBytes, key, outcome)?.is_some() {
                     self.model.insert(key.clone(), value.clone());
                 }
                 self.after_write(Rule::PutBytes, key)?;
-                self.keep(Rule::Handles, format!("handle_{at}"), Some(handed_over), Some(value.clone()))
+                self.keep_unchanged(format!("handle_{at}"), Some(handed_over), Some(value.clone()));
+                Ok(())
             }
             Op::PutMany(batch) => {
                 let longest = batch.iter().map(|(key, _)| key).max_by_key(|key| key.len()).cloned().unwrap_or_default();
@@ -246,8 +194,10 @@ impl<'a> Run<'a> {
                 if let Some(found) = written(Rule::GetOrInsert, key, outcome)? {
                     let expected = self.model.entry(key.clone()).or_insert_with(|| default.clone()).clone();
                     ensure(Rule::GetOrInsert, || format!("&handle_{at}[..]"), &found, &expected)?;
+                    self.subject.values.ensure_aligned(|| format!("handle_{at}"), &found)?;
                     self.after_write(Rule::GetOrInsert, key)?;
-                    return self.keep(Rule::Handles, format!("Some(handle_{at})"), Some(found), Some(expected));
+                    self.keep_unchanged(format!("Some(handle_{at})"), Some(found), Some(expected));
+                    return Ok(());
                 }
                 self.after_write(Rule::GetOrInsert, key)
             }
@@ -257,13 +207,13 @@ impl<'a> Run<'a> {
                 self.model.remove(key);
                 self.after_write(Rule::Delete, key)
             }
-            Op::DeleteRange(start, end) => {
-                let removed = succeeded(Rule::DeleteRange, self.store.delete_range(start..end))?;
-                let len = self.model.len();
-                self.model.retain(|key, _| !(start <= key && key < end));
-                ensure(Rule::DeleteRange, || format!("removed_{at}"), &removed, &(len - self.model.len()))?;
-                self.after_bulk_write(Rule::DeleteRange)
+            Op::Take(key) => {
+                let found = succeeded(Rule::Take, self.store.take(key))?;
+                let expected = self.model.remove(key);
+                self.keep(Rule::Take, format!("handle_{at}"), found, expected)?;
+                self.after_write(Rule::Take, key)
             }
+            Op::DeleteWithin(start, end, limit) => self.delete_within(at, start, end, *limit),
             Op::Clear => {
                 self.store.clear();
                 self.model.clear();
@@ -274,20 +224,28 @@ impl<'a> Run<'a> {
                 self.after_bulk_write(Rule::Flush)
             }
             Op::Snapshot(id) => {
-                let snapshot = self.store.snapshot();
-                check_snapshot(&format!("snapshot_{id}"), &snapshot, &self.model, false)?;
-                self.kept.snapshots.insert(*id, (snapshot, Arc::new(self.model.clone())));
+                let held = Held {
+                    name: format!("snapshot_{id}"),
+                    snapshot: self.store.snapshot(),
+                    model: Arc::new(self.model.clone()),
+                    values: self.subject.values,
+                };
+                held.check()?;
+                self.kept.snapshots.insert(*id, held);
                 Ok(())
             }
             Op::RestoreEntries(entries) => {
                 self.model = entries.iter().cloned().collect();
-                let copies = entries.iter().map(|(k, v)| (Bytes::copy_from_slice(k), Bytes::copy_from_slice(v)));
-                self.store.restore(copies.collect());
+                let entries = self.subject.values.hand_in_all(entries.iter().map(|(key, value)| (key, value)));
+                self.store.restore(entries.into_iter().collect());
                 self.after_bulk_write(Rule::Restore)
             }
+            Op::RestoreDamaged(entries) => self.restore_damaged(entries),
             Op::Restore(id)
             | Op::RestoreLast(id)
+            | Op::TryRestore(id)
             | Op::RestoreImage(id)
+            | Op::RestoreUnverified(id)
             | Op::Recover(id)
             | Op::DropSnapshot(id)
             | Op::ReadOnThread(id) => self.use_snapshot(op, *id),
@@ -301,27 +259,41 @@ impl<'a> Run<'a> {
     }
 
     fn use_snapshot(&mut self, op: &Op, id: usize) -> Checked {
-        let Some((snapshot, model)) = self.kept.snapshots.get(&id).cloned() else { return Ok(()) };
+        let Some(held) = self.kept.snapshots.get(&id).cloned() else { return Ok(()) };
         match op {
             Op::ReadOnThread(_) => {
-                let reader = move || read_on_thread(&format!("snapshot_{id}"), &snapshot, &model);
-                self.kept.readers.push(thread::spawn(reader));
+                self.kept.readers.push(thread::spawn(move || held.read_on_thread()));
                 return Ok(());
             }
             Op::DropSnapshot(_) => {
-                check_snapshot(&format!("snapshot_{id}"), &snapshot, &model, false)?;
+                held.check()?;
                 self.kept.snapshots.remove(&id);
                 return Ok(());
             }
+            _ => {}
+        }
+        let Held { snapshot, model, values, .. } = held;
+        let mut rule = Rule::Restore;
+        match op {
             Op::RestoreLast(_) => {
                 self.kept.snapshots.remove(&id);
                 self.store.restore(snapshot);
             }
+            Op::TryRestore(_) => {
+                rule = Rule::TryRestore;
+                succeeded(rule, self.store.try_restore(snapshot))?;
+            }
             Op::RestoreImage(_) => {
-                self.store.restore(opened(&snapshot)?);
+                self.store.restore(opened(&snapshot, values)?);
+            }
+            Op::RestoreUnverified(_) => {
+                rule = Rule::TryRestore;
+                let image =
+                    succeeded(Rule::Snapshots, UnverifiedImage::from_bytes(values.hand_in(&snapshot.to_bytes())))?;
+                succeeded(rule, image.restore_into(&mut *self.store))?;
             }
             Op::Recover(_) => {
-                let mut recovered = (self.make)();
+                let mut recovered = (self.subject.make)();
                 ensure_empty("make()", &*recovered)?;
                 recovered.restore(snapshot);
                 self.store = recovered;
@@ -329,21 +301,55 @@ impl<'a> Run<'a> {
             _ => self.store.restore(snapshot),
         }
         self.model = (*model).clone();
-        self.after_bulk_write(Rule::Restore)
+        self.after_bulk_write(rule)
     }
 
-    fn visit_range(&mut self, at: usize, start: &KeyBound, end: &KeyBound, stop: usize) -> Checked {
+    fn restore_damaged(&mut self, entries: &[(Bytes, Bytes)]) -> Checked {
+        let (image, _) = damaged_image(entries);
+        let image = succeeded(Rule::Snapshots, UnverifiedImage::from_bytes(image))?;
+        if image.restore_into(&mut *self.store).is_ok() {
+            return Err(Failure {
+                rule: Rule::TryRestore,
+                assertion: "// The last call succeeds, although the image is damaged.".into(),
+                found: "success".into(),
+                expected: "an error".into(),
+            });
+        }
+        self.after_bulk_write(Rule::Errors)
+    }
+
+    fn delete_within(&mut self, at: usize, start: &KeyBound, end: &KeyBound, limit: usize) -> Checked {
+        let rule = Rule::DeleteWithin;
+        let deleted = succeeded(rule, self.store.delete_within((borrow(start), borrow(end)), limit))?;
+        let within = entries_within(&self.model, start, end);
+        for (key, _) in within.iter().take(limit) {
+            self.model.remove(key);
+        }
+        ensure(rule, || format!("deleted_{at}.count"), &deleted.count, &within.len().min(limit))?;
+        ensure(rule, || format!("deleted_{at}.is_done"), &deleted.is_done, &(within.len() <= limit))?;
+        self.after_bulk_write(rule)
+    }
+
+    fn visit_range(&mut self, at: usize, op: &Op, start: &KeyBound, end: &KeyBound, stop: usize) -> Checked {
         let mut expected = entries_within(&self.model, start, end);
         expected.truncate(stop);
-        // One entry more than expected is kept to show that the store went on.
+        // Keep one entry more than expected, to show that the store went on.
         let mut visited = Vec::new();
-        self.store.visit_range((borrow(start), borrow(end)), &mut |key, value| {
+        let bounds = (borrow(start), borrow(end));
+        let visit = &mut |key: &[u8], value: &[u8]| {
             if visited.len() <= expected.len() {
                 visited.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
             }
             if visited.len() < stop { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        });
-        ensure_scan(Rule::VisitRange, || format!("visited_{at}"), &visited, &expected)
+        };
+        let rule = if matches!(op, Op::TryVisitRange(..)) {
+            succeeded(Rule::TryVisitRange, self.store.try_visit_range(bounds, visit))?;
+            Rule::TryVisitRange
+        } else {
+            self.store.visit_range(bounds, visit);
+            Rule::VisitRange
+        };
+        ensure_scan(rule, || format!("visited_{at}"), &visited, &expected)
     }
 
     fn modify(&mut self, at: usize, key: &Bytes, delta: u8) -> Checked {
@@ -362,11 +368,16 @@ impl<'a> Run<'a> {
         self.after_write(Rule::Modify, key)
     }
 
-    /// Compares an answer with the model's, and keeps it to see whether it changes later.
-    fn keep<T: Shown + 'static>(&mut self, rule: Rule, name: String, found: T, expected: T) -> Checked {
-        ensure(rule, || name.clone(), &found, &expected)?;
-        self.kept.handles.push(Box::new(move || ensure(Rule::Handles, || name.clone(), &found, &expected)));
+    /// Compares an answer with the model's, and keeps it to check later that it does not change.
+    fn keep<T: Shown + HandedOut + 'static>(&mut self, rule: Rule, name: String, found: T, expected: T) -> Checked {
+        self.subject.values.ensure(rule, || name.clone(), &found, &expected)?;
+        self.keep_unchanged(name, found, expected);
         Ok(())
+    }
+
+    /// Keeps compared bytes to check later that they do not change.
+    fn keep_unchanged<T: Shown + 'static>(&mut self, name: String, found: T, expected: T) {
+        self.kept.handles.push(Box::new(move || ensure(Rule::Handles, || name.clone(), &found, &expected)));
     }
 
     fn keep_scan(
@@ -380,14 +391,14 @@ impl<'a> Run<'a> {
         self.keep(rule, format!("scan_{at}"), found, expected)
     }
 
-    /// What can be compared after every write without slowing the kit down.
+    /// Runs the comparisons that are cheap enough to repeat after every write.
     fn after_write(&mut self, rule: Rule, key: &Bytes) -> Checked {
         if key.len() > MAX_KEY_LEN {
             ensure(Rule::Keys, || format!("store.get({})", literal(key)), &self.store.get(key), &None)?;
             return self.after_bulk_write(Rule::Errors);
         }
         let expected = self.model.get(key).cloned();
-        ensure(rule, || format!("store.get({})", literal(key)), &self.store.get(key), &expected)?;
+        self.ensure_get(rule, key, &expected)?;
         self.ensure_counts(Rule::Counts)
     }
 
@@ -406,9 +417,23 @@ impl<'a> Run<'a> {
     fn ensure_contents(&self, rule: Rule) -> Checked {
         let expected = entries_with_prefix(&self.model, b"");
         let found = collect(self.store.prefix_scan(b""), expected.len());
-        ensure_scan(rule, || "store.prefix_scan(b\"\").collect::<Vec<_>>()".into(), &found, &expected)?;
-        for (key, value) in expected {
-            ensure(rule, || format!("store.get({})", literal(&key)), &self.store.get(&key), &Some(value))?;
+        let scan = || "store.prefix_scan(b\"\").collect::<Vec<_>>()".into();
+        self.subject.values.ensure_scan(rule, scan, &found, &expected)?;
+        expected.into_iter().try_for_each(|(key, value)| self.ensure_get(rule, &key, &Some(value)))
+    }
+
+    fn ensure_get(&self, rule: Rule, key: &[u8], expected: &Option<Bytes>) -> Checked {
+        let get = || format!("store.get({})", literal(key));
+        self.subject.values.ensure(rule, get, &self.store.get(key), expected)
+    }
+
+    /// Compares all entries of scans from both ends.
+    fn ensure_ends(&self) -> Checked {
+        for walk in [Walk::Down, Walk::Turns(0b0101_0101)] {
+            let expected = walk.order(entries_with_prefix(&self.model, b""));
+            let found = walk.collect(self.store.entries((Bound::Unbounded, Bound::Unbounded)), expected.len());
+            let scan = || walk.source("store.entries((Bound::Unbounded, Bound::Unbounded))");
+            self.subject.values.ensure_scan(Rule::Entries, scan, &found, &expected)?;
         }
         Ok(())
     }
@@ -416,6 +441,7 @@ impl<'a> Run<'a> {
     fn verify(&mut self, rule: Rule) -> Checked {
         self.kept.verify(false)?;
         self.ensure_contents(rule)?;
+        self.ensure_ends()?;
         self.ensure_counts(Rule::Counts)
     }
 }
@@ -428,21 +454,8 @@ fn ensure_empty(name: &str, store: &dyn StateStore) -> Checked {
     ensure(Rule::StartsEmpty, scan, &collect(store.prefix_scan(b""), 0), &vec![])
 }
 
-/// The snapshot by way of its image.
-pub(super) fn opened(snapshot: &StateSnapshot) -> Result<StateSnapshot, Failure> {
-    succeeded(Rule::Snapshots, StateSnapshot::from_bytes(snapshot.to_bytes()))
-}
-
-fn succeeded<T>(rule: Rule, outcome: Result<T, StateError>) -> Result<T, Failure> {
-    outcome.map_err(|error| Failure {
-        rule,
-        assertion: "// The last call returns an error.".into(),
-        found: format!("the error \"{error}\""),
-        expected: "success".into(),
-    })
-}
-
-/// The outcome of a write under `key`: `None` where the key is too long and the store says so, as it must.
+/// Returns the result of a write under `key`. Returns `None` if the key is too long and the store correctly reports
+/// that.
 fn written<T>(rule: Rule, key: &[u8], outcome: Result<T, StateError>) -> Result<Option<T>, Failure> {
     if key.len() <= MAX_KEY_LEN {
         let is_extreme = key.is_empty() || key.len() == MAX_KEY_LEN;

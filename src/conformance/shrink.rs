@@ -1,27 +1,27 @@
-//! [`shrink`]: the shortest program that still breaks the same rule.
+//! [`shrink`]: reduces a program to a short one that breaks the same rule.
 
-use super::Make;
 use super::op::Op;
-use super::run::{Stop, run};
+use super::run::{Stop, Subject, run};
 
-/// How many programs are tried at most; a report some calls too long is better than a test that takes minutes.
+/// Maximum number of programs to try. A report that is a few calls too long is better than a test that takes minutes.
 const ATTEMPTS: usize = 2_000;
 
-/// Drops calls, at first many at once and in the end one by one, as long as the same rule stays broken (Zeller and
-/// Hildebrandt, *Simplifying and Isolating Failure-Inducing Input*, TSE 2002); then shortens values likewise.
+/// Drops calls, first many at once and finally one by one, while the same rule stays broken. Then shortens values in
+/// the same way. The method is that of Zeller and Hildebrandt, *Simplifying and Isolating Failure-Inducing Input*, TSE
+/// 2002.
 ///
-/// The result is a program that did fail, even where failing is a matter of chance.
-pub(super) fn shrink(make: Make<'_>, mut program: Vec<Op>, stop: Stop) -> (Vec<Op>, Stop) {
+/// The returned program did fail when it ran, even if the failure depends on chance.
+pub(super) fn shrink(subject: Subject<'_>, mut program: Vec<Op>, stop: Stop) -> (Vec<Op>, Stop) {
     program.truncate(stop.calls);
-    let mut shrinker = Shrinker { make, program, stop, attempts: 0 };
+    let mut shrinker = Shrinker { subject, program, stop, attempts: 0 };
     shrinker.drop_calls();
     shrinker.simplify_calls();
     (shrinker.program, shrinker.stop)
 }
 
 struct Shrinker<'a> {
-    make: Make<'a>,
-    /// Stops as `stop` says.
+    subject: Subject<'a>,
+    /// The shortest failing program so far. `stop` is its failure.
     program: Vec<Op>,
     stop: Stop,
     attempts: usize,
@@ -32,7 +32,7 @@ impl Shrinker<'_> {
         let mut chunk = self.program.len();
         while chunk > 0 {
             let len = self.program.len();
-            // From the end: what a later call needs comes before it.
+            // Go from the end, because a call only needs calls before it.
             let mut end = len;
             while end > 0 {
                 let start = end.saturating_sub(chunk);
@@ -59,13 +59,13 @@ impl Shrinker<'_> {
         }
     }
 
-    /// Takes the candidate for the program if it breaks the same rule.
+    /// Replaces the program with the candidate if the candidate breaks the same rule.
     fn accept(&mut self, mut candidate: Vec<Op>) -> bool {
         self.attempts += 1;
         if self.attempts > ATTEMPTS {
             return false;
         }
-        match run(self.make, &candidate) {
+        match run(self.subject, &candidate) {
             Err(stop) if stop.failure.rule == self.stop.failure.rule => {
                 candidate.truncate(stop.calls);
                 self.program = candidate;

@@ -1,4 +1,4 @@
-//! [`Broken`]: a store that is right but for one fault, and the faults, each with the rule that must name it.
+//! [`Broken`]: a store that is correct except for one fault.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -8,83 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use bytes::Bytes;
-use opstate::conformance::Rule;
-use opstate::{InMemoryStore, KeyBounds, MAX_KEY_LEN, StateError, StateSnapshot, StateStore};
+use opstate::{
+    Deleted, Entries, InMemoryStore, KeyBounds, MAX_KEY_LEN, Scan, StateError, StateSnapshot, StateStore, StateStoreExt,
+};
 
-type Entries<'a> = Box<dyn Iterator<Item = (Bytes, Bytes)> + 'a>;
-
-macro_rules! faults {
-    ($($name:ident => $rule:ident,)*) => {
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(super) enum Fault {
-            $($name,)*
-        }
-
-        /// Every fault and the rule it breaks.
-        pub(super) const FAULTS: &[(Fault, Rule)] = &[$((Fault::$name, Rule::$rule)),*];
-    };
-}
-
-faults! {
-    StartsFilled => StartsEmpty,
-    EmptyKeyRefused => Keys,
-    TooLongKeyAccepted => Keys,
-    TooLongKeyTruncated => Keys,
-    ErrorWithWrongNumbers => Keys,
-    ErrorThatClears => Errors,
-    ReversedScan => Order,
-    SignedOrder => Order,
-    EndlessScan => Contents,
-    SizeWithoutKeys => Counts,
-    SizeIgnoresOverwrites => Counts,
-    LenCountsOverwrites => Counts,
-    ClearForgetsSize => Counts,
-    KeysCutAt256 => Counts,
-    NeverEmpty => Counts,
-    ValuesCutAt255 => Put,
-    FullAt300 => Put,
-    LostDelete => Delete,
-    DeleteOfAbsentFails => Delete,
-    ContainsEverything => Contains,
-    HighestPrefixYieldsNothing => PrefixScan,
-    PrefixYieldsNeighbours => PrefixScan,
-    EmptyPrefixYieldsNothing => Contents,
-    InvertedRangePanics => NoPanic,
-    DeleteOfAbsentPanics => NoPanic,
-    RangeEndIncluded => RangeScan,
-    RangeStartExcluded => RangeScan,
-    VisitIgnoresBreak => VisitRange,
-    VisitIncludesExcludedStart => VisitRange,
-    VisitExcludesIncludedEnd => VisitRange,
-    GetManyAppends => GetMany,
-    GetManyLosesOrder => GetMany,
-    GetManySkipsAbsent => GetMany,
-    ReadCallsForAbsent => Read,
-    ReadCallsTwice => Read,
-    GetOrInsertOverwrites => GetOrInsert,
-    GetOrInsertReturnsDefault => GetOrInsert,
-    LostModify => Modify,
-    ModifyInsertsAbsent => Modify,
-    ModifySaysAbsent => Modify,
-    PutBytesLosesValue => PutBytes,
-    PutManyKeepsFirst => PutMany,
-    PutManyLosesLast => PutMany,
-    PutManyBeforeRefusing => PutMany,
-    FlushFails => Flush,
-    FlushForgets => Flush,
-    DeleteRangeMiscounts => DeleteRange,
-    DeleteRangeRemovesEnd => DeleteRange,
-    ClearKeepsEmptyKey => Clear,
-    RestoreMerges => Restore,
-    RestoreLosesEmptyValues => Restore,
-    SnapshotMissesLast => Snapshots,
-    SnapshotSeesPut => Snapshots,
-    SnapshotSeesModify => Snapshots,
-    RestoreSharesWithSnapshot => Snapshots,
-    HandleSeesPut => Handles,
-    HandleSeesModify => Handles,
-    ScanSeesModify => Handles,
-}
+use super::faults::Fault;
+use super::faulty::{Ends, SharedMemory, Source, TwoWalks, pack};
 
 /// An [`InMemoryStore`] with one fault.
 pub(super) struct Broken {
@@ -93,7 +22,9 @@ pub(super) struct Broken {
     overwrites: usize,
     size_error: isize,
     was_restored: bool,
-    /// Memory of values that is written in place although handles and snapshots share it.
+    /// Handles given to `put_bytes`, for values that have not changed since.
+    handles: BTreeMap<Bytes, Bytes>,
+    /// Memory of values that are written in place although handles and snapshots share it.
     shared: RefCell<BTreeMap<Bytes, Arc<[AtomicU8]>>>,
 }
 
@@ -103,15 +34,25 @@ impl Broken {
         if fault == Fault::StartsFilled {
             inner.put(b"left", b"over").unwrap();
         }
-        let shared = RefCell::default();
-        Self { inner, fault, overwrites: 0, size_error: 0, was_restored: false, shared }
+        let (handles, shared) = (BTreeMap::new(), RefCell::default());
+        Self { inner, fault, overwrites: 0, size_error: 0, was_restored: false, handles, shared }
     }
 
     fn has(&self, fault: Fault) -> bool {
         self.fault == fault
     }
 
-    /// A handle to the value in memory that [`write_shared`](Self::write_shared) rewrites.
+    /// Returns the value as this store hands it out, packed if its fault is one of `packed`.
+    fn hand_out(&self, packed: &[Fault], value: Bytes) -> Bytes {
+        if !packed.contains(&self.fault) { value } else { pack(1, [(Bytes::new(), value)]).remove(0).1 }
+    }
+
+    /// Returns the entries as this store hands them out, packed if it has the fault `packed`.
+    fn hand_out_all<'a>(&self, packed: Fault, entries: Entries<'a>) -> Entries<'a> {
+        if self.has(packed) { Box::new(pack(0, entries).into_iter()) } else { entries }
+    }
+
+    /// Returns a handle to the value in memory that [`write_shared`](Self::write_shared) rewrites.
     fn hand_out_shared(&self, key: &[u8], value: &[u8]) -> Bytes {
         let memory: Arc<[AtomicU8]> = value.iter().copied().map(AtomicU8::new).collect();
         self.shared.borrow_mut().insert(Bytes::copy_from_slice(key), Arc::clone(&memory));
@@ -125,7 +66,7 @@ impl Broken {
         }
     }
 
-    /// Puts the faults of single scans on top of a scan that is right.
+    /// Applies the faults of single scans to a correct scan.
     fn scan<'a>(&self, scan: Entries<'a>) -> Entries<'a> {
         match self.fault {
             Fault::ReversedScan => Box::new(scan.collect::<Vec<_>>().into_iter().rev()),
@@ -151,26 +92,16 @@ impl Broken {
     }
 }
 
-/// Owns memory that changes while [`Bytes`] show it: the very fault that a store with writes in place can have.
-struct SharedMemory(Arc<[AtomicU8]>);
-
-impl AsRef<[u8]> for SharedMemory {
-    #[allow(unsafe_code)]
-    fn as_ref(&self) -> &[u8] {
-        // SAFETY: The memory is as long as said and lives as long as `self`. That it changes while it is borrowed as
-        // `[u8]` breaks Rust's rules of aliasing. There is no way around that for a test that a handle which changes is
-        // caught; the tests of these faults do not run under Miri.
-        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len()) }
-    }
-}
-
 impl StateStore for Broken {
     fn get(&self, key: &[u8]) -> Option<Bytes> {
         let key = if self.has(Fault::KeysCutAt256) { &key[..key.len().min(256)] } else { key };
         let value = self.inner.get(key)?;
         match self.fault {
             Fault::HandleSeesPut | Fault::HandleSeesModify => Some(self.hand_out_shared(key, &value)),
-            _ => Some(value),
+            Fault::KeepsHandles => Some(self.handles.get(key).filter(|kept| **kept == value).cloned().unwrap_or(value)),
+            Fault::PackedLargeValues if value.len() < 1000 => Some(value),
+            Fault::AlignedToEight => Some(pack(8, [(Bytes::new(), value)]).remove(0).1),
+            _ => Some(self.hand_out(&[Fault::PackedGet, Fault::PackedLargeValues], value)),
         }
     }
 
@@ -224,7 +155,7 @@ impl StateStore for Broken {
                 let entries = self.inner.prefix_scan(b"").filter(move |(key, _)| is_near(key) && key[..] >= *prefix);
                 Box::new(entries)
             }
-            _ => self.scan(self.inner.prefix_scan(prefix)),
+            _ => self.hand_out_all(Fault::PackedPrefixScan, self.scan(self.inner.prefix_scan(prefix))),
         }
     }
 
@@ -240,7 +171,7 @@ impl StateStore for Broken {
             }
             _ => {}
         }
-        self.scan(self.inner.range_scan(range))
+        self.hand_out_all(Fault::PackedRangeScan, self.scan(self.inner.range_scan(range)))
     }
 
     fn size_bytes(&self) -> usize {
@@ -258,7 +189,7 @@ impl StateStore for Broken {
     }
 
     fn is_empty(&self) -> bool {
-        // A new store has to be empty, so that this is found as what it is.
+        // A new store has to be empty. So the fault starts later, and the rule about counts finds it.
         self.inner.is_empty() && !(self.has(Fault::NeverEmpty) && self.overwrites > 0)
     }
 
@@ -266,6 +197,14 @@ impl StateStore for Broken {
         let mut entries: Vec<_> = self.inner.prefix_scan(b"").collect();
         match self.fault {
             Fault::SnapshotMissesLast => drop(entries.pop()),
+            Fault::SourceMissesGet
+            | Fault::SourceIgnoresBounds
+            | Fault::SourceVisitIgnoresBreak
+            | Fault::SourceDownMissesFirst
+            | Fault::SourceDownGoesUp
+            | Fault::SourcePacks => {
+                return StateSnapshot::from_source(Source { snapshot: self.inner.snapshot(), fault: self.fault });
+            }
             Fault::SnapshotSeesPut | Fault::SnapshotSeesModify | Fault::RestoreSharesWithSnapshot => {
                 entries.iter_mut().for_each(|(key, value)| *value = self.hand_out_shared(key, value));
             }
@@ -283,6 +222,30 @@ impl StateStore for Broken {
             }
             _ => self.inner.restore(snapshot),
         }
+    }
+
+    fn try_restore(&mut self, snapshot: StateSnapshot) -> Result<(), StateError> {
+        match self.fault {
+            Fault::TryRestoreMerges => snapshot.verify()?,
+            Fault::TryRestoreTakesDamaged => {
+                self.inner.clear();
+                for (key, value) in snapshot.try_scan(..).flatten() {
+                    self.inner.put(&key, &value)?;
+                }
+                return Ok(());
+            }
+            Fault::TryRestoreStopsHalfway => self.inner.clear(),
+            _ => {
+                snapshot.verify()?;
+                self.restore(snapshot);
+                return Ok(());
+            }
+        }
+        for entry in snapshot.try_scan(..) {
+            let (key, value) = entry?;
+            self.inner.put(&key, &value)?;
+        }
+        Ok(())
     }
 
     fn clear(&mut self) {
@@ -313,6 +276,7 @@ impl StateStore for Broken {
         let present = self.get(key);
         match (self.fault, present) {
             (Fault::GetOrInsertReturnsDefault, Some(_)) => Ok(Bytes::copy_from_slice(default)),
+            (Fault::PackedGetOrInsert, Some(present)) => Ok(self.hand_out(&[Fault::PackedGetOrInsert], present)),
             (fault, Some(present)) if fault != Fault::GetOrInsertOverwrites => Ok(present),
             (_, present) => {
                 self.put(key, default)?;
@@ -325,6 +289,7 @@ impl StateStore for Broken {
         let value = self.get(key);
         match self.fault {
             Fault::ReadCallsForAbsent => f(value.as_deref().unwrap_or_default()),
+            Fault::PackedBorrows => value.iter().for_each(|value| f(&pack(1, [(Bytes::new(), value.clone())])[0].1)),
             Fault::ReadCallsTwice => value.iter().chain(&value).for_each(|value| f(value)),
             _ => value.iter().for_each(|value| f(value)),
         }
@@ -353,7 +318,33 @@ impl StateStore for Broken {
 
     fn put_bytes(&mut self, key: &[u8], value: Bytes) -> Result<(), StateError> {
         let value = if self.has(Fault::PutBytesLosesValue) { Bytes::new() } else { value };
-        self.put(key, &value)
+        self.put(key, &value)?;
+        if self.has(Fault::KeepsHandles) {
+            self.handles.insert(Bytes::copy_from_slice(key), value);
+        }
+        Ok(())
+    }
+
+    fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        let value = self.get(key);
+        match self.fault {
+            Fault::TryGetMisses => Ok(None),
+            Fault::TryGetFailsForAbsent if value.is_none() => Err(StateError::store("no such key")),
+            _ => Ok(value.map(|value| self.hand_out(&[Fault::PackedTryGet], value))),
+        }
+    }
+
+    fn take(&mut self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        let value = self.inner.get(key);
+        match self.fault {
+            Fault::TakeKeeps => return Ok(value),
+            Fault::TakeOfAbsentFails if value.is_none() => return Err(StateError::store("no such key")),
+            _ => self.inner.delete(key)?,
+        }
+        match self.fault {
+            Fault::TakeReturnsEmpty => Ok(value.map(|_| Bytes::new())),
+            _ => Ok(value.map(|value| self.hand_out(&[Fault::PackedTake], value))),
+        }
     }
 
     fn put_many(&mut self, entries: &[(&[u8], &[u8])]) -> Result<(), StateError> {
@@ -370,14 +361,85 @@ impl StateStore for Broken {
         }
     }
 
-    fn delete_range(&mut self, range: Range<&[u8]>) -> Result<usize, StateError> {
-        let removed = self.inner.delete_range(range.clone())?;
-        match self.fault {
-            Fault::DeleteRangeMiscounts if range.start < range.end => return Ok(removed + 1),
-            Fault::DeleteRangeRemovesEnd if range.start < range.end => self.inner.delete(range.end)?,
-            _ => {}
+    fn delete_within(&mut self, bounds: KeyBounds<'_>, limit: usize) -> Result<Deleted, StateError> {
+        let limit = match self.fault {
+            Fault::DeleteWithinIgnoresLimit => usize::MAX,
+            Fault::DeleteWithinTakesNoLimitForZero if limit == 0 => usize::MAX,
+            _ => limit,
+        };
+        if self.has(Fault::DeleteWithinStartsAtEnd) {
+            let mut scan = self.inner.entries(bounds);
+            let keys: Vec<_> = scan.by_ref().rev().take(limit).map(|(key, _)| key).collect();
+            let is_done = scan.next_back().is_none();
+            drop(scan);
+            keys.iter().try_for_each(|key| self.inner.delete(key))?;
+            return Ok(Deleted { count: keys.len(), is_done });
         }
-        Ok(removed)
+        let Deleted { count, is_done } = self.inner.delete_within(bounds, limit)?;
+        Ok(match self.fault {
+            Fault::DeleteWithinMiscounts if count > 0 => Deleted { count: count + 1, is_done },
+            Fault::DeleteWithinIsAlwaysDone => Deleted { count, is_done: true },
+            Fault::DeleteWithinIsNotDoneAtLimit => Deleted { count, is_done: count < limit },
+            Fault::DeleteWithinRemovesEnd => {
+                if let (true, Bound::Excluded(end)) = (count > 0, bounds.1) {
+                    self.inner.delete(end)?;
+                }
+                Deleted { count, is_done }
+            }
+            _ => Deleted { count, is_done },
+        })
+    }
+
+    fn entries(&self, bounds: KeyBounds<'_>) -> Scan<'_> {
+        let (start, end) = bounds;
+        let entries = self.inner.entries(bounds);
+        match self.fault {
+            Fault::EntriesIgnoreStart => self.inner.entries((Bound::Unbounded, end)),
+            Fault::EntriesIgnoreEnd => self.inner.entries((start, Bound::Unbounded)),
+            Fault::EntriesDownIncludeEnd => {
+                let end = if let Bound::Excluded(end) = end { Bound::Included(end) } else { end };
+                let down: Vec<_> = self.inner.entries((start, end)).rev().collect();
+                Scan::of_both_directions(move || entries, move || down.into_iter())
+            }
+            Fault::EntriesGoOnAtTheOtherEnd => {
+                let down: Vec<_> = self.inner.entries(bounds).rev().collect();
+                Scan::new(TwoWalks(entries, down.into_iter()))
+            }
+            Fault::EntriesLoseTheMiddle | Fault::EntriesDoubleTheMiddle | Fault::EntriesDownGoUp => {
+                Scan::new(Ends::new(self.fault, entries))
+            }
+            Fault::EntriesPanicWhereInverted => {
+                if let (Bound::Included(start), Bound::Included(end)) = bounds {
+                    assert!(start <= end, "range start is greater than range end");
+                }
+                entries
+            }
+            Fault::PackedEntries => Scan::new(pack(0, entries).into_iter()),
+            _ => entries,
+        }
+    }
+
+    fn try_visit_range(
+        &self,
+        bounds: KeyBounds<'_>,
+        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StateError> {
+        match self.fault {
+            Fault::TryVisitIgnoresBreak => {
+                for (key, value) in self.inner.entries(bounds) {
+                    let _ = f(&key, &value);
+                }
+            }
+            Fault::TryVisitMissesLast => {
+                let last = self.inner.last();
+                self.inner.visit_range(bounds, &mut |key, value| match &last {
+                    Some((last, _)) if last == key => ControlFlow::Continue(()),
+                    _ => f(key, value),
+                });
+            }
+            _ => self.visit_range(bounds, f),
+        }
+        Ok(())
     }
 
     fn visit_range(&self, (start, end): KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
@@ -390,7 +452,8 @@ impl StateStore for Broken {
             end => end,
         };
         self.inner.visit_range((start, end), &mut |key, value| {
-            let flow = f(key, value);
+            let packed = pack(1, [(Bytes::new(), Bytes::copy_from_slice(value))]).remove(0).1;
+            let flow = f(key, if self.has(Fault::PackedBorrows) { &packed } else { value });
             if self.has(Fault::VisitIgnoresBreak) { ControlFlow::Continue(()) } else { flow }
         });
     }
@@ -400,6 +463,9 @@ impl StateStore for Broken {
             out.clear();
         }
         out.extend(keys.iter().map(|key| self.get(key)));
+        for value in out.iter_mut().flatten() {
+            *value = self.hand_out(&[Fault::PackedGetMany], value.clone());
+        }
         match self.fault {
             Fault::GetManyLosesOrder => out.sort(),
             Fault::GetManySkipsAbsent => out.retain(Option::is_some),

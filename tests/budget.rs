@@ -1,4 +1,4 @@
-//! Memory budgets: at every one, from nothing upward, a write that needs too much is refused and changes nothing.
+//! Memory budgets, from zero upward: a write that needs more than the budget is refused and changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +8,14 @@ use opstate::{HotStore, StateDelta, StateError, StateSnapshot, StateStore, State
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 type Write = fn(&mut HotStore) -> Result<(), StateError>;
 
-/// Room that the indexes may take beyond the budget, for they grow in steps.
+/// Memory that the indexes may take beyond the budget, because they grow in steps.
 const STEP: usize = 16 << 10;
 
 fn contents(store: &HotStore) -> Model {
     store.prefix_scan(b"").map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
 }
 
-/// A store that holds as much as the budget allows of 60 entries.
+/// Creates a store with as many of 60 entries as the budget allows.
 fn filled(budget: usize) -> HotStore {
     let mut store = HotStore::builder().chunk_bytes(256, 4096).memory_budget(budget).build();
     for i in 0..60_u8 {
@@ -28,20 +28,20 @@ fn filled(budget: usize) -> HotStore {
 }
 
 fn assert_refused(error: &StateError, the_budget: usize) {
-    let StateError::OverBudget { budget, used, asked } = *error else { panic!("{error}") };
+    let StateError::OverBudget { budget, used, needed } = *error else { panic!("{error}") };
     assert_eq!(budget, the_budget);
-    assert!(asked > 0 && used.saturating_add(asked) > budget, "{error}");
+    assert!(needed > 0 && used.saturating_add(needed) > budget, "{error}");
 }
 
 fn delta(store: &HotStore) -> StateDelta {
     let mut later = HotStore::new();
     later.restore(store.snapshot());
-    later.delete_range(b"k\x05"..b"k\x0A").unwrap();
+    later.delete_range(b"k\x05"..b"k\x0A", usize::MAX).unwrap();
     (0..40_u8).for_each(|i| later.put(&[b'n', i], &[i; 100]).unwrap());
     later.snapshot().delta_since(&store.snapshot())
 }
 
-/// What adds to a store, and may be refused.
+/// Writes that make a store grow, and may be refused.
 const GROWING: [(&str, Write); 9] = [
     ("put", |store| store.put(b"new", &[1; 100])),
     ("put a large one", |store| store.put(b"new", &[1; 3000])),
@@ -53,15 +53,18 @@ const GROWING: [(&str, Write); 9] = [
         Ok(())
     }),
     ("put_typed", |store| store.put_typed(b"new", &[7_u64; 20])),
-    ("update", |store| store.update::<[u64; 30]>(b"new", |_| Some([7; 30]))),
+    ("update", |store| store.update(b"new", |value: &mut Option<[u64; 30]>| *value = Some([7; 30]))),
     ("apply", |store| store.apply(&delta(store))),
     ("put_many of one", |store| store.put_many(&[(b"new", &[1; 300])])),
 ];
 
-/// What is never refused.
-const ALWAYS: [(&str, Write); 7] = [
+/// Writes that are never refused.
+const ALWAYS: [(&str, Write); 11] = [
     ("delete", |store| store.delete(b"k\x01")),
-    ("delete_range", |store| store.delete_range(b"k\x01"..b"k\x10").map(drop)),
+    ("delete_range", |store| store.delete_range(b"k\x01"..b"k\x10", usize::MAX).map(drop)),
+    ("delete_range of some", |store| store.delete_range(b"k\x01"..b"k\x10", 3).map(drop)),
+    ("drain_range", |store| store.drain_range(b"k\x01"..=b"k\x10", 5).map(drop)),
+    ("take", |store| store.take(b"k\x01").map(drop)),
     ("delete_prefix", |store| store.delete_prefix(b"k").map(drop)),
     ("modify", |store| store.modify(b"k\x01", &mut |value| value.fill(9)).map(drop)),
     ("shorten", |store| {
@@ -72,13 +75,14 @@ const ALWAYS: [(&str, Write); 7] = [
         store.restore(StateSnapshot::from_iter((0..50_u8).map(|i| (vec![i], vec![i; 300]))));
         Ok(())
     }),
+    ("try_restore", |store| store.try_restore(StateSnapshot::from_iter((0..50_u8).map(|i| (vec![i], vec![i; 300]))))),
     ("clear", |store| {
         store.clear();
         Ok(())
     }),
 ];
 
-/// All budgets up to where nothing is refused any more, close to each other.
+/// Returns closely spaced budgets up to one at which nothing is refused.
 fn budgets() -> impl Iterator<Item = usize> {
     (0..200).chain((200..40_000).step_by(211)).chain([100_000, usize::MAX])
 }
@@ -128,7 +132,7 @@ fn what_makes_room_is_never_refused() {
                 let mut expected = HotStore::new();
                 expected.restore(store.snapshot());
                 write(&mut expected).unwrap();
-                // Refused growth in between makes no difference.
+                // A refused write in between makes no difference.
                 assert!(budget > 100_000 || store.put(b"new", &vec![1; 200_000]).is_err());
                 write(&mut store).unwrap_or_else(|error| panic!("{name}, {budget}: {error}"));
                 assert_eq!(contents(&store), contents(&expected), "{name}, {budget}");
@@ -152,7 +156,7 @@ fn room_in_a_record_is_not_refused_but_a_value_that_leaves_it_is() {
         store.put(b"k", &longest_in_record[..len]).unwrap();
         assert_eq!(store.stats().total_bytes(), used);
     }
-    // One more byte would fit the record's padding, but so long a value has memory of its own.
+    // The record's padding has room for this byte, but a value this long is stored out of line.
     assert_refused(&store.put(b"k", &[2; 513]).unwrap_err(), used);
     assert_eq!(store.get(b"k").as_deref(), Some(&longest_in_record[..]));
 }

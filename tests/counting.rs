@@ -1,4 +1,5 @@
-//! An allocator that counts for each thread, to test what is promised of allocations, and fails when it is told to.
+//! A global allocator for tests. It counts allocations per thread, and on request it fails or aligns blocks no better
+//! than asked.
 
 #![allow(unsafe_code, reason = "a global allocator is unsafe to implement; this one only counts and passes on")]
 
@@ -8,14 +9,15 @@ use std::ptr;
 
 thread_local! {
     static COUNTS: Cell<Counts> = const { Cell::new(Counts { calls: 0, live: 0, peak: 0 }) };
-    /// How many allocations succeed before one fails.
+    /// Number of allocations that succeed before one fails.
     static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
+    static IS_MISALIGNED: Cell<bool> = const { Cell::new(false) };
 }
 
 #[derive(Clone, Copy)]
 struct Counts {
     calls: usize,
-    /// Allocated minus freed on this thread; what another thread allocated may be freed here.
+    /// Bytes allocated minus bytes freed on this thread. Memory from other threads may be freed here.
     live: isize,
     peak: isize,
 }
@@ -26,7 +28,7 @@ struct Counting;
 static ALLOCATOR: Counting = Counting;
 
 fn count(allocated: usize, freed: usize) {
-    // While a thread ends there is nothing to count in.
+    // The counters are gone while a thread ends.
     let _ = COUNTS.try_with(|counts| {
         let mut now = counts.get();
         now.calls += usize::from(allocated > 0);
@@ -36,35 +38,60 @@ fn count(allocated: usize, freed: usize) {
     });
 }
 
-/// Whether it is this allocation that fails.
+/// Alignment requested from the system. A [misaligned] block is moved away from it.
+const ALIGNMENT: usize = 16;
+
+/// Returns the layout to request from the system, with room to move the block by `shift` bytes.
+fn system_layout(layout: Layout, shift: usize) -> Layout {
+    let size = if shift == 0 { layout.size() } else { layout.size() + ALIGNMENT };
+    Layout::from_size_align(size, layout.align().max(ALIGNMENT)).expect("no layout is that large")
+}
+
+/// Returns the number of bytes by which a new block is moved.
+fn shift_of(layout: Layout) -> usize {
+    let is_misaligned = IS_MISALIGNED.try_with(Cell::get).unwrap_or(false);
+    if is_misaligned && layout.align() < ALIGNMENT { layout.align() } else { 0 }
+}
+
+/// Runs `f` with blocks that are aligned no better than their layout asks for. For example, bytes start 1 byte after a
+/// multiple of 16, where most allocators would happen to align them.
+pub(crate) fn misaligned<R>(f: impl FnOnce() -> R) -> R {
+    let before = IS_MISALIGNED.replace(true);
+    let result = f();
+    IS_MISALIGNED.set(before);
+    result
+}
+
+/// Returns `true` if the current allocation is to fail.
 fn fails() -> bool {
     let left = LEFT.try_with(|left| left.replace(left.get().and_then(|left| left.checked_sub(1)))).unwrap_or(None);
     left == Some(0)
 }
 
-/// Makes the allocation on this thread that comes after so many others fail. An allocator must not panic, and most callers
-/// abort the process when one fails: this is for processes that are started to be aborted, or where it unwinds.
+/// Makes an allocation on this thread fail, after `allocations` successful ones. Most callers abort the process then,
+/// because an allocator must not panic. So use it in child processes that may abort, or where failures unwind.
 pub(crate) fn fail_after(allocations: usize) {
     LEFT.set(Some(allocations));
 }
 
-/// Ends that, if none has failed yet.
+/// Cancels [`fail_after`] if no allocation has failed yet.
 pub(crate) fn fail_no_more() {
     LEFT.set(None);
 }
 
-/// What an allocation that fails unwinds with.
+/// Payload of the unwinding after a failed allocation.
 #[cfg(alloc_error_hook)]
 pub(crate) struct NoMemory;
 
-/// From now on who asks for memory that is not to be had unwinds, instead of aborting the process. Not all do: the maps of the
-/// standard library abort nonetheless, where they are halfway through a change.
+/// Makes failed allocations unwind instead of aborting the process. The maps of the standard library still abort if
+/// they are halfway through a change.
 #[cfg(alloc_error_hook)]
 pub(crate) fn unwind_where_allocations_fail() {
     std::alloc::set_alloc_error_hook(|_| std::panic::resume_unwind(Box::new(NoMemory)));
 }
 
-/// What `f` does while the allocation that comes after so many others fails, and [unwinds](unwind_where_allocations_fail).
+/// Runs `f` and makes one allocation fail after `allocations` successful ones. Failures must
+/// [unwind](unwind_where_allocations_fail).
 #[cfg(alloc_error_hook)]
 pub(crate) fn failing_after<R>(allocations: usize, f: impl FnOnce() -> R) -> Result<R, NoMemory> {
     use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -75,15 +102,18 @@ pub(crate) fn failing_after<R>(allocations: usize, f: impl FnOnce() -> R) -> Res
     outcome.map_err(|payload| *payload.downcast().unwrap_or_else(|other| resume_unwind(other)))
 }
 
-// SAFETY: every call is passed on to the system's allocator as it is, or fails, which any call may.
+// SAFETY: every call is passed on to the system's allocator, or fails, which any call may. Blocks of the system start
+// at multiples of 16. So the address of a moved block tells the shift, which is less than the room added for it.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if fails() {
             return ptr::null_mut();
         }
         count(layout.size(), 0);
+        let shift = shift_of(layout);
         // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
+        let block = unsafe { System.alloc(system_layout(layout, shift)) };
+        if block.is_null() { block } else { block.wrapping_add(shift) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
@@ -91,35 +121,41 @@ unsafe impl GlobalAlloc for Counting {
             return ptr::null_mut();
         }
         count(layout.size(), 0);
+        let shift = shift_of(layout);
         // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc_zeroed(layout) }
+        let block = unsafe { System.alloc_zeroed(system_layout(layout, shift)) };
+        if block.is_null() { block } else { block.wrapping_add(shift) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         count(0, layout.size());
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(block, layout) }
+        let shift = block.addr() % ALIGNMENT;
+        // SAFETY: the caller's promises are passed on, for the block as the system gave it.
+        unsafe { System.dealloc(block.wrapping_sub(shift), system_layout(layout, shift)) }
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         if fails() {
             return ptr::null_mut();
         }
-        // Both blocks are there while one is copied to the other.
+        // Both blocks exist while one is copied to the other.
         count(size, 0);
         count(0, layout.size());
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.realloc(block, layout, size) }
+        let shift = block.addr() % ALIGNMENT;
+        let size = if shift == 0 { size } else { size + ALIGNMENT };
+        // SAFETY: the caller's promises are passed on, for the block as the system gave it. Its contents move along.
+        let block = unsafe { System.realloc(block.wrapping_sub(shift), system_layout(layout, shift), size) };
+        if block.is_null() { block } else { block.wrapping_add(shift) }
     }
 }
 
-/// What a piece of code allocated on its thread.
+/// Allocations made by a piece of code on its thread.
 pub(crate) struct Allocated {
-    /// How often it asked for memory.
+    /// Number of requests for memory.
     pub(crate) calls: usize,
-    /// The most that was in use at once, beyond what was in use before.
+    /// Peak of the bytes in use, minus the bytes in use before.
     pub(crate) peak_bytes: usize,
-    /// What is still in use; negative if more of what was there before was freed.
+    /// Bytes still in use, minus the bytes in use before. Negative if more was freed than allocated.
     pub(crate) kept_bytes: isize,
 }
 
@@ -142,4 +178,22 @@ fn it_counts() {
         vec![0_u8; 300]
     });
     assert_eq!((kept.len(), allocated.calls, allocated.peak_bytes, allocated.kept_bytes), (300, 2, 1000, 300));
+}
+
+#[test]
+fn it_aligns_no_better_than_it_has_to() {
+    let mut numbers: Vec<u8> = misaligned(|| {
+        let (eight, sixteen) = (Box::new(1_u64), Box::new(1_u128));
+        assert_eq!((&raw const *eight).addr() % 16, 8);
+        assert_eq!((&raw const *sixteen).addr() % 16, 0);
+        (0..100).collect()
+    });
+    for len in [100, 5000, 1 << 20] {
+        numbers.resize(len, 7);
+        assert_eq!(numbers.as_ptr().addr() % 16, 1);
+        assert!(numbers[..100].iter().copied().eq(0..100) && numbers[100..].iter().all(|&byte| byte == 7));
+    }
+    for (bytes, expected) in [(misaligned(|| vec![0_u8; 9]), 1), (vec![0_u8; 9], 0)] {
+        assert_eq!(bytes.as_ptr().addr() % 16, expected);
+    }
 }

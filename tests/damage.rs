@@ -1,14 +1,14 @@
-//! Images damaged by accident: an error or the very same contents, for more than 50,000 of them.
+//! Accidental damage: more than 50,000 damaged images give an error or exactly the same contents.
 
 use std::sync::LazyLock;
 
-use opstate::{ImageOptions, KeyGroups, StateDelta, StateError, StateSnapshot};
+use opstate::{ImageOptions, KeyGroups, Label, StateDelta, StateError, StateSnapshot};
 use proptest::prelude::*;
 
 use crate::cases;
-use crate::layout::{HEADER, TRAILER, assert_lazy_agrees, get_u64};
+use crate::layout::{Canonical, HEADER, TRAILER, Version, assert_lazy_agrees, get_u64};
 
-/// Snapshots with images of several sizes and shapes.
+/// Returns snapshots and their images, of several sizes and shapes.
 fn samples() -> Vec<(StateSnapshot, Vec<u8>)> {
     let numbered = |count: u32, value_len: usize, segment_bytes: usize| {
         let entries = (0..count).map(|i| (format!("key/{i:05}"), vec![i as u8; value_len]));
@@ -17,44 +17,63 @@ fn samples() -> Vec<(StateSnapshot, Vec<u8>)> {
         snapshot.write_with(ImageOptions::new().segment_bytes(segment_bytes), &mut image).unwrap();
         (snapshot, image)
     };
-    let grouped = |count: u32, segment_bytes: usize| {
+    let grouped = |count: u32, segment_bytes: usize, label: Label| {
         let entries = (0..count).map(|i| (format!("key/{i:05}").into_bytes(), vec![i as u8; 12]));
-        let snapshot = StateSnapshot::from_iter(entries);
+        let snapshot = StateSnapshot::from_iter(entries).with_label(label);
         let (groups, options) = (KeyGroups::new(5).unwrap(), ImageOptions::new().segment_bytes(segment_bytes));
         let mut image = Vec::new();
         snapshot.write_grouped(groups, |key| key, options, &mut image).unwrap();
+        (snapshot, image)
+    };
+    let labelled = |(snapshot, _): (StateSnapshot, Vec<u8>), segment_bytes: usize| {
+        let (snapshot, mut image) = (snapshot.with_label(label()), Vec::new());
+        snapshot.write_with(ImageOptions::new().segment_bytes(segment_bytes), &mut image).unwrap();
+        (snapshot, image)
+    };
+    let of_version_1 = |(snapshot, _): (StateSnapshot, Vec<u8>), segment_bytes: usize| {
+        let entries: Vec<_> = snapshot.iter().collect();
+        let canonical = Canonical::new(Version::One, segment_bytes, snapshot.timestamp_ns());
+        let image = canonical.image(entries.iter().map(|(key, value)| (&key[..], &value[..])));
         (snapshot, image)
     };
     vec![
         numbered(0, 0, 64),
         numbered(1, 0, 1 << 16),
         numbered(3, 5, 1 << 16),
-        // Values that have a segment each, as blobs.
+        // Each value has a segment of its own, as a blob.
         numbered(4, 100, 64),
-        // Many segments.
+        // This one has many segments.
         numbered(60, 7, 100),
-        // One segment.
+        // This one has a single segment.
         numbered(150, 8, 1 << 16),
+        // This one has a label.
+        labelled(numbered(0, 0, 64), 64),
+        labelled(numbered(5, 7, 64), 64),
+        of_version_1(numbered(9, 7, 100), 100),
         // Key groups: none, some of one segment, some of several.
-        grouped(0, 64),
-        grouped(3, 1 << 16),
-        grouped(40, 100),
+        grouped(0, 64, Label::new()),
+        grouped(3, 1 << 16, label()),
+        grouped(40, 100, Label::new()),
     ]
 }
 
-/// Opens a damaged image and returns the error, after checking that no error means no difference.
+fn label() -> Label {
+    Label::new().operator("dedup").job("clicks").user(vec![1, 2])
+}
+
+/// Opens a damaged image and returns the error. If there is none, checks that the contents are unchanged.
 fn open_damaged(snapshot: &StateSnapshot, damaged: Vec<u8>) -> Option<StateError> {
     assert_lazy_agrees(&damaged, Some(snapshot));
     open_mixed(snapshot, damaged)
 }
 
-/// As [`open_damaged`], for an image that parts of others may be in.
+/// Opens a damaged image like [`open_damaged`]. The image may contain parts of other images.
 fn open_mixed(snapshot: &StateSnapshot, damaged: Vec<u8>) -> Option<StateError> {
     assert_lazy_agrees(&damaged, None);
     match StateSnapshot::from_bytes(damaged) {
         Ok(opened) => {
             assert_eq!(&opened, snapshot);
-            assert_eq!(opened.fingerprint(), snapshot.fingerprint());
+            assert_eq!((opened.fingerprint(), opened.label()), (snapshot.fingerprint(), snapshot.label()));
             None
         }
         Err(error) => Some(error),
@@ -83,26 +102,33 @@ fn every_truncation_and_every_flipped_bit_is_an_error() {
     assert!(damaged > 50_000, "{damaged}");
 }
 
-/// Deltas of several sizes and shapes, and their images.
+/// Returns deltas and their images, of several sizes and shapes.
 fn delta_samples() -> Vec<(StateDelta, Vec<u8>)> {
-    let sample = |count: u32, value_len: usize, segment_bytes: usize| {
+    let sample = |count: u32, value_len: usize, segment_bytes: usize, label: Label| {
         let entries = |from: u32, byte: u32| {
             let entries = (from..from + count).map(move |i| (i, vec![(i % 3 * byte) as u8; value_len]));
             StateSnapshot::from_iter(entries.map(|(i, value)| (format!("key/{i:05}").into_bytes(), value)))
         };
-        let delta = entries(count / 3, 7).delta_since(&entries(0, 1));
+        let delta = entries(count / 3, 7).with_label(label).delta_since(&entries(0, 1));
         let mut image = Vec::new();
         delta.write_with(ImageOptions::new().segment_bytes(segment_bytes), &mut image).unwrap();
         (delta, image)
     };
-    vec![sample(0, 0, 64), sample(9, 5, 1 << 16), sample(6, 100, 64), sample(40, 7, 100)]
+    vec![
+        sample(0, 0, 64, Label::new()),
+        sample(9, 5, 1 << 16, Label::new()),
+        sample(6, 100, 64, Label::new()),
+        sample(40, 7, 100, Label::new()),
+        sample(9, 5, 64, label()),
+    ]
 }
 
 #[test]
 fn every_truncation_and_every_flipped_bit_of_a_delta_is_an_error() {
     let mut damaged = 0;
     for (delta, image) in delta_samples() {
-        assert_eq!(StateDelta::from_bytes(image.clone()).unwrap(), delta);
+        let opened = StateDelta::from_bytes(image.clone()).unwrap();
+        assert_eq!((&opened, opened.label()), (&delta, delta.label()));
         for len in 0..image.len() {
             assert!(StateDelta::from_bytes(image[..len].to_vec()).is_err(), "a truncation goes unnoticed");
             damaged += 1;
@@ -120,14 +146,17 @@ fn every_truncation_and_every_flipped_bit_of_a_delta_is_an_error() {
 
 #[test]
 fn a_damaged_part_is_named_with_its_place() {
-    // The groups of a grouped image are images, whose parts start where those do.
-    for (_, image) in samples().into_iter().take(6) {
+    // The groups of a grouped image are images themselves, so their offsets count from their own start.
+    for (_, image) in samples().into_iter().filter(|(_, image)| image[10] == 1) {
         let trailer = image.len() - TRAILER;
         let footer = get_u64(&image, trailer) as usize;
         let mut parts = vec![("header", 0, 20), ("trailer", trailer, trailer + 50)];
-        // An empty image has neither of these.
+        // An empty image has neither segments nor, in version 1, a footer.
         if footer > HEADER {
-            parts.extend([("segment", HEADER, HEADER + 1), ("footer", footer, trailer - 1)]);
+            parts.push(("segment", HEADER, HEADER + 1));
+        }
+        if trailer > footer {
+            parts.extend([("footer", footer, footer), ("footer", footer, trailer - 1)]);
         }
         for (damaged, start, at) in parts {
             let mut image = image.clone();
@@ -175,7 +204,7 @@ fn any_damage() -> impl Strategy<Value = Damage> {
         (place(), 1_usize..300).prop_map(|(at, len)| Damage::Repeat(at, len)),
         (place(), some()).prop_map(|(at, bytes)| Damage::Overwrite(at, bytes)),
         (place(), 1_usize..600).prop_map(|(at, len)| Damage::Zero(at, len)),
-        (0_usize..9, place()).prop_map(|(other, at)| Damage::OtherTail(other, at)),
+        (0_usize..100, place()).prop_map(|(other, at)| Damage::OtherTail(other, at)),
     ]
 }
 
@@ -217,9 +246,9 @@ fn apply(damage: Damage, image: &mut Vec<u8>, samples: &[(StateSnapshot, Vec<u8>
             let end = (at + run).min(len);
             image[at..end].fill(0);
         }
-        // A torn write: the start of one image, the rest from another.
+        // A torn write leaves the start of one image and the rest of another.
         Damage::OtherTail(other, at) => {
-            let other = &samples[other].1;
+            let other = &samples[other % samples.len()].1;
             let at = at.index(len.min(other.len()));
             image.truncate(at);
             image.extend_from_slice(&other[at..]);
@@ -232,11 +261,11 @@ proptest! {
 
     #[test]
     fn other_damage_to_a_delta_is_an_error_or_no_damage(
-        which in 0_usize..4,
+        which in 0_usize..5,
         damages in proptest::collection::vec(any_damage(), 1..3),
     ) {
         static SAMPLES: LazyLock<Vec<(StateDelta, Vec<u8>)>> = LazyLock::new(delta_samples);
-        // The tail of an image of a snapshot is no end of a delta either.
+        // The tail of a snapshot's image must not pass as the end of a delta.
         static OTHERS: LazyLock<Vec<(StateSnapshot, Vec<u8>)>> = LazyLock::new(samples);
         let mut damaged = SAMPLES[which].1.clone();
         for damage in damages {
@@ -249,7 +278,7 @@ proptest! {
 
     #[test]
     fn other_damage_is_an_error_or_no_damage(
-        which in 0_usize..9,
+        which in 0_usize..12,
         damages in proptest::collection::vec(any_damage(), 1..3),
     ) {
         static SAMPLES: LazyLock<Vec<(StateSnapshot, Vec<u8>)>> = LazyLock::new(samples);
@@ -259,7 +288,7 @@ proptest! {
         for damage in damages {
             apply(damage, &mut damaged, &SAMPLES);
         }
-        // The tail of another sample may well be all of it.
+        // The spliced bytes may happen to be a complete sample.
         if SAMPLES.iter().all(|(_, whole)| *whole != damaged) {
             let open = if is_mixed { open_mixed } else { open_damaged };
             prop_assert!(open(snapshot, damaged).is_some());

@@ -1,4 +1,5 @@
-//! Deltas and differences between snapshots of every origin, against a model: applied, merged, written and opened.
+//! Deltas and differences, checked against a model. Snapshots of every origin are compared; deltas are applied,
+//! composed, written and opened.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
@@ -6,8 +7,8 @@ use std::thread;
 
 use bytes::Bytes;
 use opstate::{
-    Fingerprint, HotStore, ImageOptions, InMemoryStore, StateDelta, StateError, StateSnapshot, StateStore,
-    StateStoreExt,
+    Difference as Handed, Fingerprint, HotStore, ImageOptions, InMemoryStore, StateDelta, StateError, StateSnapshot,
+    StateStore, StateStoreExt,
 };
 use proptest::prelude::*;
 
@@ -18,7 +19,7 @@ use crate::model::{any_key, any_value};
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 type Difference = (Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>);
 
-/// What differs between two models, in order.
+/// Returns the differences between two models, in order.
 fn differences(earlier: &Model, later: &Model) -> Vec<Difference> {
     let keys: BTreeSet<_> = earlier.keys().chain(later.keys()).collect();
     let all = keys.into_iter().map(|key| (key.clone(), earlier.get(key).cloned(), later.get(key).cloned()));
@@ -36,11 +37,12 @@ fn image_of(delta: &StateDelta, segment_bytes: usize) -> Vec<u8> {
     image
 }
 
-/// Checks a delta and the differences between two snapshots, and that the delta survives being written.
+/// Checks a delta and the differences between two snapshots. Also checks that the delta survives a round trip through
+/// its image.
 fn check_between(earlier: &StateSnapshot, later: &StateSnapshot, before: &Model, after: &Model) -> StateDelta {
     let expected = differences(before, after);
     let found: Vec<Difference> = (later.diff(earlier))
-        .map(|(key, old, new)| (key.to_vec(), old.map(|old| old.to_vec()), new.map(|new| new.to_vec())))
+        .map(|Handed { key, old, new }| (key.to_vec(), old.map(|old| old.to_vec()), new.map(|new| new.to_vec())))
         .collect();
     assert_eq!(found, expected);
 
@@ -48,7 +50,7 @@ fn check_between(earlier: &StateSnapshot, later: &StateSnapshot, before: &Model,
     check_delta(&delta, &expected);
     assert_eq!(delta.timestamp_ns(), later.timestamp_ns());
     assert_eq!(delta.base_fingerprint(), snapshot_of(before).fingerprint());
-    assert_eq!(delta.fingerprint(), snapshot_of(after).fingerprint());
+    assert_eq!(delta.result_fingerprint(), snapshot_of(after).fingerprint());
     for opened in [delta.to_bytes(), image_of(&delta, 40).into(), unaligned(&delta.to_bytes())] {
         let opened = StateDelta::from_bytes(opened).unwrap();
         check_delta(&opened, &expected);
@@ -85,7 +87,7 @@ fn check_delta(delta: &StateDelta, expected: &[Difference]) {
     assert_eq!(delta.size_bytes(), expected.iter().map(size).sum::<usize>());
 }
 
-/// Checks that what a delta was applied to is what the delta leads to, in every respect.
+/// Checks that applying a delta gives exactly the contents that the delta leads to.
 fn check_applied(applied: &StateSnapshot, direct: &StateSnapshot, model: &Model) {
     assert_eq!(applied, direct);
     assert_eq!(applied.to_bytes(), direct.to_bytes());
@@ -114,7 +116,7 @@ fn key(i: u8) -> Vec<u8> {
     match i % 3 {
         0 => vec![i],
         1 => format!("a/rather/long/common/prefix/{i}").into_bytes(),
-        // Differ in their number of zeros alone.
+        // These values differ only in their number of zeros.
         _ => vec![0; usize::from(i / 3)],
     }
 }
@@ -137,7 +139,7 @@ fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Runs `ops` and returns the snapshots that are alive at the end, with what they hold.
+/// Runs `ops` and returns the snapshots alive at the end, each with its contents.
 fn run(store: &mut dyn StateStore, ops: &[Op]) -> Vec<(StateSnapshot, Model)> {
     let (mut model, mut held) = (Model::new(), vec![(store.snapshot(), Model::new())]);
     for op in ops {
@@ -159,10 +161,10 @@ fn run(store: &mut dyn StateStore, ops: &[Op]) -> Vec<(StateSnapshot, Model)> {
             }
             Op::DeleteRange(a, b) => {
                 let (start, end) = (key(*a), key(*b));
-                store.delete_range(&start..&end).unwrap();
+                store.delete_range(&start..&end, usize::MAX).unwrap();
                 model.retain(|key, _| *key < start || *key >= end);
             }
-            // To the value of the last snapshot.
+            // Restore the value of the last snapshot.
             Op::PutBack(i) => match held.last().and_then(|(_, then)| then.get(&key(*i))) {
                 Some(value) => {
                     store.put(&key(*i), value).unwrap();
@@ -173,7 +175,7 @@ fn run(store: &mut dyn StateStore, ops: &[Op]) -> Vec<(StateSnapshot, Model)> {
                     model.remove(&key(*i));
                 }
             },
-            // One goes, and its id is used again for the other.
+            // Delete one entry, so that its id is reused for the other.
             Op::Replace(a, b) => {
                 store.delete(&key(*a)).unwrap();
                 model.remove(&key(*a));
@@ -210,7 +212,7 @@ proptest! {
             for (earlier, before) in held.iter().rev().take(4) {
                 for (later, after) in held.iter().rev().take(4) {
                     let delta = check_between(earlier, later, before, after);
-                    // What is found in the store is what a walk over both finds.
+                    // The store's record of changes must give the same delta as a walk over both snapshots.
                     let walked = later.delta_since(&snapshot_of(before));
                     prop_assert_eq!(delta.to_bytes(), walked.to_bytes());
                 }
@@ -221,7 +223,7 @@ proptest! {
     }
 
     #[test]
-    fn chains_are_applied_and_merged(ops in proptest::collection::vec(any_op(), 1..150), cut in any::<prop::sample::Index>()) {
+    fn chains_are_applied_and_composed(ops in proptest::collection::vec(any_op(), 1..150), cut in any::<prop::sample::Index>()) {
         let held = run(&mut HotStore::new(), &ops);
         let (base, last) = (&held[0].0, held.last().unwrap());
         let deltas: Vec<StateDelta> = (held.windows(2))
@@ -234,18 +236,20 @@ proptest! {
             check_applied(&now, snapshot, model);
         }
 
-        // In one go, and in two parts.
-        let merge = |deltas: &[StateDelta]| deltas.iter().skip(1).try_fold(deltas[0].clone(), |all, next| all.merge(next));
-        let merged = merge(&deltas).unwrap();
+        // Compose all at once, and in two parts.
+        let compose =
+            |deltas: &[StateDelta]| deltas.iter().skip(1).try_fold(deltas[0].clone(), |all, next| all.compose(next));
+        let composed = compose(&deltas).unwrap();
         let (front, back) = deltas.split_at(1 + cut.index(deltas.len()));
-        let front = merge(front).unwrap();
-        prop_assert_eq!(&if back.is_empty() { front } else { front.merge(&merge(back).unwrap()).unwrap() }, &merged);
-        check_applied(&base.apply(&merged).unwrap(), &last.0, &last.1);
-        prop_assert_eq!(&StateDelta::from_bytes(merged.to_bytes()).unwrap(), &merged);
+        let front = compose(front).unwrap();
+        let both = if back.is_empty() { front } else { front.compose(&compose(back).unwrap()).unwrap() };
+        prop_assert_eq!(&both, &composed);
+        check_applied(&base.apply(&composed).unwrap(), &last.0, &last.1);
+        prop_assert_eq!(&StateDelta::from_bytes(composed.to_bytes()).unwrap(), &composed);
 
-        // All that is in the merged delta and not in the direct one are values put back.
+        // The composed delta may differ from the direct one only by values that were put back.
         let direct: BTreeMap<_, _> = last.0.delta_since(&base).iter().collect();
-        let mut all: BTreeMap<_, _> = merged.iter().collect();
+        let mut all: BTreeMap<_, _> = composed.iter().collect();
         all.retain(|key, new| direct.contains_key(key) || {
             let (Some(new), Some(old)) = (new.as_ref(), base.get(key)) else { panic!("{key:?} is there for nothing") };
             assert_eq!(new, &old);
@@ -287,7 +291,7 @@ fn any_model() -> impl Strategy<Value = Model> {
     proptest::collection::btree_map(prop_oneof![near, any_key()], any_value(), 0..40)
 }
 
-/// The entries `from..to` of a store with keys in shuffled order.
+/// Puts the entries with these numbers under shuffled keys, with values of `byte`.
 fn put_all(store: &mut dyn StateStore, numbers: impl Iterator<Item = u32>, byte: u8) {
     for i in numbers {
         let key = i.wrapping_mul(0x9E37_79B9).to_be_bytes();
@@ -306,7 +310,7 @@ fn in_a_large_store_every_route_gives_the_same() {
     let first = store.snapshot();
     assert_eq!(store.stats().journal_bytes, 0);
 
-    // By the journal.
+    // The journal finds these changes.
     put_all(&mut store, (0..40_000).step_by(97), 2);
     let second = store.snapshot();
     assert!(store.stats().journal_bytes > 0);
@@ -314,10 +318,10 @@ fn in_a_large_store_every_route_gives_the_same() {
     assert_eq!(check_between(&first, &second, &before, &model).len(), 413);
     let noted = second.delta_since(&first);
 
-    // Too much for the journal, and then back: by pages.
+    // These changes overflow the journal. The second round puts the old values back, and pages find that.
     for byte in [3, 1] {
         put_all(&mut store, 0..40_000, byte);
-        // Two bytes an entry and 16 KiB for the notes, and for those of the epochs before.
+        // Allow two bytes per entry and 16 KiB for notes, and as much for earlier epochs.
         assert!(store.stats().journal_bytes <= 2 * (80_000 + (16 << 10)), "{}", store.stats().journal_bytes);
     }
     put_all(&mut store, (0..40_000).step_by(97), 2);
@@ -325,14 +329,14 @@ fn in_a_large_store_every_route_gives_the_same() {
     assert!(third.delta_since(&second).is_empty());
     assert_eq!(third.delta_since(&first).to_bytes(), noted.to_bytes());
 
-    // Another store, and an image.
+    // Compare with another store and with an image.
     let mut other = HotStore::new();
     other.restore(first.clone());
     assert_eq!(second.delta_since(&other.snapshot()).to_bytes(), noted.to_bytes());
     let opened = StateSnapshot::from_bytes(first.to_bytes()).unwrap();
     assert_eq!(second.delta_since(&opened).to_bytes(), noted.to_bytes());
 
-    // After everything was thrown away and put in again in another order.
+    // Compare after everything was deleted and put back in another order.
     store.restore(second.clone());
     put_all(&mut store, [5, 7].into_iter(), 9);
     let fourth = store.snapshot();
@@ -349,7 +353,7 @@ fn entries_that_are_moved_and_then_changed_in_place_are_found() {
         store.put(&i.to_be_bytes(), &value(i, 1)).unwrap();
     }
     let earlier = store.snapshot();
-    // The long ones leave mostly dead chunks behind, out of which the short ones are moved.
+    // The long values leave mostly dead chunks. The short ones are evacuated from them.
     for byte in 2..6 {
         for i in (0..900).filter(|&i| is_long(i)) {
             store.put(&i.to_be_bytes(), &value(i, byte)).unwrap();
@@ -358,7 +362,7 @@ fn entries_that_are_moved_and_then_changed_in_place_are_found() {
     for i in (0..900).filter(|&i| !is_long(i)) {
         store.modify(&i.to_be_bytes(), &mut |value| value.fill(2)).unwrap();
     }
-    // Fewer notes than there may be, or they would not be looked at.
+    // The journal must not overflow, or its notes would not be read.
     assert!(store.stats().journal_bytes > 14_000, "{:?}", store.stats());
     let later = store.snapshot();
     assert_eq!(later.diff(&earlier).count(), 900);
@@ -375,7 +379,7 @@ fn nothing_is_noted_without_snapshots() {
     let snapshot = store.snapshot();
     put_all(&mut store, 0..1000, 3);
     assert!((16_000..36_000).contains(&store.stats().journal_bytes), "{}", store.stats().journal_bytes);
-    // Again, but where they lie.
+    // Overwrite the same values in place.
     let noted = store.stats().journal_bytes;
     for _ in 0..10 {
         put_all(&mut store, 0..1000, 4);
@@ -424,9 +428,9 @@ fn a_wrong_base_is_refused_and_changes_nothing() {
     let StateError::WrongBase { found, expected } = error else { panic!("{error}") };
     assert_eq!((found, expected), (a.fingerprint(), b.fingerprint()));
     assert!(error.to_string().contains(&found.to_string()) && error.to_string().contains("in order"), "{error}");
-    let error = bc.merge(&ab).unwrap_err();
+    let error = bc.compose(&ab).unwrap_err();
     assert!(matches!(error, StateError::WrongBase { found, .. } if found == c.fingerprint()), "{error}");
-    assert_eq!(ab.merge(&bc).unwrap(), c.delta_since(&a));
+    assert_eq!(ab.compose(&bc).unwrap(), c.delta_since(&a));
 
     for mut store in [Box::new(HotStore::new()) as Box<dyn StateStore>, Box::new(InMemoryStore::new())] {
         store.restore(a.clone());
@@ -452,7 +456,7 @@ fn a_store_that_has_no_room_for_a_delta_stays_as_it_was() {
 }
 
 #[test]
-fn merging_forgets_what_came_and_went() {
+fn composing_forgets_what_came_and_went() {
     let chain = [
         &[("a", "1"), ("b", "1")][..],
         &[("a", "1"), ("b", "2"), ("new", "1")],
@@ -462,14 +466,14 @@ fn merging_forgets_what_came_and_went() {
     ];
     let snapshots = chain.map(|entries| StateSnapshot::from_iter(entries.iter().copied()));
     let deltas: Vec<_> = snapshots.windows(2).map(|pair| pair[1].delta_since(&pair[0])).collect();
-    let merged = deltas[0].merge(&deltas[1]).unwrap();
-    // Of "new" nothing is left; that the value of "b" is the old one is not to be known.
-    assert_eq!((merged.len(), merged.updates()), (1, 1));
-    assert_eq!(merged.base_fingerprint(), merged.fingerprint());
-    let merged = deltas[2].merge(&deltas[3]).unwrap();
-    assert_eq!(merged.iter().collect::<Vec<_>>(), [("a".into(), Some("1".into()))]);
-    assert_eq!(merged.updates(), 1);
-    assert_eq!(snapshots[2].apply(&merged).unwrap(), snapshots[4]);
+    let composed = deltas[0].compose(&deltas[1]).unwrap();
+    // The key "new" is gone again. The composed delta cannot know that "b" has its old value.
+    assert_eq!((composed.len(), composed.updates()), (1, 1));
+    assert_eq!(composed.base_fingerprint(), composed.result_fingerprint());
+    let composed = deltas[2].compose(&deltas[3]).unwrap();
+    assert_eq!(composed.iter().collect::<Vec<_>>(), [("a".into(), Some("1".into()))]);
+    assert_eq!(composed.updates(), 1);
+    assert_eq!(snapshots[2].apply(&composed).unwrap(), snapshots[4]);
 }
 
 #[test]
@@ -483,14 +487,14 @@ fn fingerprints_are_known_along_a_chain() {
     let third = store.snapshot();
     let expected = [&first, &second, &third].map(|snapshot| snapshot_of(&model_of(snapshot)).fingerprint());
 
-    // From the one in the middle, whose image is written, to both sides.
+    // Compare the middle snapshot, whose image is written, with both others.
     second.to_bytes();
     let (back, forth) = (second.delta_since(&first), third.delta_since(&second));
-    assert_eq!((back.base_fingerprint(), forth.fingerprint()), (expected[0], expected[2]));
+    assert_eq!((back.base_fingerprint(), forth.result_fingerprint()), (expected[0], expected[2]));
     assert_eq!([&first, &second, &third].map(StateSnapshot::fingerprint), expected);
-    // And where none is known.
+    // Compare snapshots whose fingerprints are all unknown.
     let again = store.snapshot().delta_since(&StateSnapshot::from_iter(model_of(&first)));
-    assert_eq!((again.base_fingerprint(), again.fingerprint()), (expected[0], expected[2]));
+    assert_eq!((again.base_fingerprint(), again.result_fingerprint()), (expected[0], expected[2]));
     let empty = StateSnapshot::from_iter(Model::new());
     assert_eq!(second.delta_since(&empty).base_fingerprint(), Fingerprint::EMPTY);
 }
@@ -525,7 +529,7 @@ fn a_snapshot_and_a_delta_are_told_apart() {
 
 #[test]
 fn a_long_chain_is_applied_with_few_allocations() {
-    // Neither is each change copied for every delta after it, nor does a read look into all of them.
+    // Changes are not copied for every later delta, and a read does not search all deltas.
     let mut store = InMemoryStore::new();
     put_all(&mut store, 0..2000, 0);
     let mut earlier = store.snapshot();
@@ -552,7 +556,7 @@ fn deltas_are_equal_if_they_lead_from_the_same_to_the_same() {
     assert_eq!(delta, of(&[(b"a", b"1"), (b"b", b"2")]).delta_since(&base));
     assert_eq!(delta, StateDelta::from_bytes(delta.to_bytes()).unwrap());
     assert_eq!(delta, delta.clone());
-    // Another value, the way back, and the same change of another base.
+    // Try another value, the reverse change, and the same change from another base.
     let elsewhere = of(&[(b"b", b"2"), (b"c", b"4")]).delta_since(&of(&[(b"c", b"4")]));
     for different in [other.delta_since(&base), base.delta_since(&grown), base.delta_since(&base), elsewhere] {
         assert_ne!(delta, different);

@@ -1,4 +1,4 @@
-//! Value types that change: enums of boxed versions, as the documentation of `StateStoreExt` tells.
+//! Value types that change: enums of boxed versions, as the documentation of `StateStoreExt` describes.
 
 use opstate::{HotStore, InMemoryStore, StateError, StateSnapshot, StateStore, StateStoreExt};
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ struct V1 {
     route: String,
 }
 
-/// A field more, of another alignment.
+/// The second version: one field more, with another alignment.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 struct V2 {
     count: u64,
@@ -20,14 +20,14 @@ struct V2 {
     sum: i128,
 }
 
-/// A field less, and another of another type.
+/// The third version: one field less, and another field of a different type.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 struct V3 {
     count: u32,
     delays: Vec<u16>,
 }
 
-/// What one program after the other stores.
+/// Value types of successive programs.
 mod program {
     use super::{Archive, Deserialize, Serialize, V1, V2, V3};
 
@@ -88,7 +88,7 @@ proptest! {
         prop_assert_eq!(store.get_typed::<Second>(b"1").unwrap(), Some(Second::V1(Box::new(v1.clone()))));
         prop_assert_eq!(store.get_typed::<Third>(b"1").unwrap(), Some(Third::V1(Box::new(v1.clone()))));
         prop_assert_eq!(store.get_typed::<Third>(b"2").unwrap(), Some(Third::V2(Box::new(v2.clone()))));
-        // What a new program writes of an old version, an old program reads.
+        // An old program can read an old version that a new program wrote.
         store.put_typed(b"1", &Third::V1(Box::new(v1.clone()))).unwrap();
         prop_assert_eq!(store.get_typed::<First>(b"1").unwrap(), Some(First::V1(Box::new(v1))));
 
@@ -98,7 +98,7 @@ proptest! {
             store.get_typed::<Second>(b"3").map(drop),
             store.view::<First, _>(b"2", |_| ()).map(drop),
             store.modify_typed::<Second, _>(b"3", |_| ()).map(drop),
-            store.update::<First>(b"3", |_| None),
+            store.update(b"3", |_: &mut Option<First>| panic!("another version")),
             store.snapshot().get_typed::<First>(b"2").map(drop),
         ];
         for result in refused {
@@ -106,9 +106,13 @@ proptest! {
         }
         prop_assert_eq!(store.snapshot(), before);
 
-        // Up to date, value by value.
+        // Upgrade value by value.
         for key in [b"1", b"2", b"3"] {
-            store.update::<Third>(key, |value| Some(Third::V3(Box::new(V3::from(value?))))).unwrap();
+            store
+                .update(key, |value: &mut Option<Third>| {
+                    *value = value.take().map(|value| Third::V3(Box::new(V3::from(value))));
+                })
+                .unwrap();
         }
         prop_assert_eq!(store.get_typed::<Third>(b"3").unwrap(), Some(Third::V3(Box::new(v3))));
         let counts: Vec<_> = store.scan_typed::<Third>(..).map(|entry| V3::from(entry.unwrap().1).delays.len()).collect();

@@ -1,6 +1,6 @@
-//! What fails in the middle: a closure, an iterator, a destructor, a reader, a writer, an allocation. For every call that can be
-//! the one that fails, in turn, until the operation succeeds: the store is as it was before or as it is after, works on, and
-//! nothing leaks.
+//! Failures in the middle of an operation: in a closure, an iterator, a destructor, a reader, a writer or an
+//! allocation. Each call that can fail does so in turn, until the operation succeeds. The store must then be as before
+//! or as after the operation, still work, and leak nothing.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -14,18 +14,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use opstate::{
     GroupedImage, HotStore, ImageInfo, ImageOptions, InMemoryStore, KeyGroups, StateError, StateSnapshot, StateStore,
-    StateStoreExt,
+    StateStoreExt, UnverifiedImage,
 };
 
 use crate::counting::allocated_by;
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// Counts calls, and says which one is to fail.
+/// A counter of calls that makes one of them fail.
 struct Fuse(Cell<Option<usize>>);
 
 impl Fuse {
-    /// The call after `calls` others fails.
+    /// Creates a fuse that fails after `calls` successful calls.
     fn after(calls: usize) -> Self {
         Self(Cell::new(Some(calls)))
     }
@@ -47,7 +47,7 @@ impl Fuse {
         }
     }
 
-    /// Panics, without a word on the terminal, if it is this call's turn.
+    /// Panics if it is this call's turn, without printing a message.
     fn tick(&self) {
         if self.is_blown() {
             resume_unwind(Box::new(Blown));
@@ -62,7 +62,7 @@ fn contents(store: &dyn StateStore) -> Model {
     store.prefix_scan(b"").map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
 }
 
-/// Checks that a store holds this and does what a store does.
+/// Checks that the store holds the model and that its operations work.
 fn assert_works(store: &mut dyn StateStore, model: &Model) {
     let size = |model: &Model| model.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
     assert_eq!(&contents(store), model);
@@ -93,7 +93,7 @@ fn assert_works(store: &mut dyn StateStore, model: &Model) {
     assert_eq!((store.len(), store.size_bytes()), (0, 0));
 }
 
-/// Values that lie in the record and values that do not, of every type that the operations ask for.
+/// Returns values inside and outside of records, of every type that the operations use.
 fn model() -> Model {
     let bytes = (0..40_u8).map(|i| (vec![b'b', i], vec![i; if i % 4 == 0 { 700 } else { i.into() }]));
     bytes.chain([(b"number".to_vec(), 7_u64.to_le_bytes().to_vec())]).collect()
@@ -103,16 +103,28 @@ fn fill(store: &mut dyn StateStore) {
     model().iter().for_each(|(key, value)| store.put(key, value).unwrap());
 }
 
-/// A value whose destructor counts, and panics when its turn comes.
+/// A value whose destructor counts drops, and panics when its turn comes.
 struct Bomb {
     drops: Arc<AtomicUsize>,
-    /// The drop with this number panics.
+    /// Number of the drop that panics.
     last: usize,
+    /// Distance of the bytes from a multiple of 16.
+    shift: usize,
+}
+
+impl Bomb {
+    /// Returns a handle to a new bomb.
+    fn handle(drops: &Arc<AtomicUsize>, last: usize, shift: usize) -> Bytes {
+        Bytes::from_owner(Self { drops: Arc::clone(drops), last, shift })
+    }
 }
 
 impl AsRef<[u8]> for Bomb {
     fn as_ref(&self) -> &[u8] {
-        &[7; 800]
+        #[repr(align(16))]
+        struct Aligned([u8; 816]);
+        static BYTES: Aligned = Aligned([7; 816]);
+        &BYTES.0[self.shift..self.shift + 800]
     }
 }
 
@@ -132,7 +144,7 @@ fn a_destructor_that_panics_leaves_the_store_whole() {
         ("put", |store| store.put(b"b3", b"short").unwrap()),
         ("put a large one", |store| store.put(b"b3", &[1; 600]).unwrap()),
         ("modify", |store| assert!(store.modify(b"b3", &mut |value| value[0] = 1).unwrap())),
-        ("delete_range", |store| assert_eq!(store.delete_range(b"b2"..b"b6").unwrap(), 4)),
+        ("delete_range", |store| assert_eq!(store.delete_range(b"b2"..b"b6", usize::MAX).unwrap().count, 4)),
         ("clear", |store| store.clear()),
         ("restore", |store| store.restore(StateSnapshot::from_iter([("key", "value")]))),
         ("drop", |store| drop(std::mem::take(store))),
@@ -145,7 +157,7 @@ fn a_destructor_that_panics_leaves_the_store_whole() {
                 let mut expected = HotStore::new();
                 for i in 0..8 {
                     let key = format!("b{i}").into_bytes();
-                    store.put_bytes(&key, Bytes::from_owner(Bomb { drops: Arc::clone(&drops), last })).unwrap();
+                    store.put_bytes(&key, Bomb::handle(&drops, last, 0)).unwrap();
                     expected.put(&key, &[7; 800]).unwrap();
                 }
                 step(&mut expected);
@@ -162,6 +174,49 @@ fn a_destructor_that_panics_leaves_the_store_whole() {
 }
 
 #[test]
+fn a_destructor_that_panics_where_a_handle_is_copied_leaves_the_store_whole() {
+    for (kind, make) in stores() {
+        for shift in [0, 1, 8, 15] {
+            for is_new in [false, true] {
+                let drops = Arc::new(AtomicUsize::new(0));
+                let mut store = make();
+                fill(&mut *store);
+                let key = if is_new { b"new".to_vec() } else { b"b\x03".to_vec() };
+                let handle = Bomb::handle(&drops, 0, shift);
+                let outcome = catch_unwind(AssertUnwindSafe(|| store.put_bytes(&key, handle)));
+                let is_copied = drops.load(Ordering::Relaxed) == 1;
+                assert_eq!(outcome.is_err(), is_copied, "{kind}, {shift}");
+                // `HotStore` keeps an aligned handle, and copies any other. `InMemoryStore` always copies.
+                assert_eq!(is_copied, shift > 0 || kind == "InMemoryStore", "{kind}, {shift}");
+                let mut expected = model();
+                expected.insert(key.clone(), vec![7; 800]);
+                assert_eq!(contents(&*store), expected, "{kind}, {shift}");
+                let _ = catch_unwind(AssertUnwindSafe(|| store.delete(&key)));
+                expected.remove(&key);
+                assert_works(&mut *store, &expected);
+                assert_eq!(drops.load(Ordering::Relaxed), 1, "{kind}, {shift}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_destructor_that_panics_where_a_snapshot_copies_a_handle_leaks_nothing() {
+    for shift in [0, 1, 8, 15] {
+        let outcome = || {
+            let drops = Arc::new(AtomicUsize::new(0));
+            let handle = Bomb::handle(&drops, 0, shift);
+            let outcome = catch_unwind(AssertUnwindSafe(|| drop(StateSnapshot::from_sorted([("key", handle)]))));
+            assert!(outcome.is_err_and(|payload| payload.is::<Blown>()));
+            assert_eq!(drops.load(Ordering::Relaxed), 1);
+        };
+        outcome();
+        let ((), allocated) = allocated_by(outcome);
+        assert_eq!(allocated.kept_bytes, 0, "{shift}");
+    }
+}
+
+#[test]
 fn to_let_go_of_a_store_takes_no_memory() {
     for (kind, make) in stores() {
         for is_dropped in [false, true] {
@@ -173,13 +228,13 @@ fn to_let_go_of_a_store_takes_no_memory() {
             }
             held.truncate(2);
             let ((), allocated) = allocated_by(|| if is_dropped { drop(store) } else { store.clear() });
-            // The map of the one is shared, so that it gets another.
+            // Snapshots share the map of `InMemoryStore`, so `clear` allocates another one.
             assert_eq!(allocated.calls, usize::from(kind == "InMemoryStore" && !is_dropped), "{kind}, {is_dropped}");
         }
     }
 }
 
-/// What a closure, an iterator or a reader of the caller's does in the middle of an operation.
+/// An operation that calls a closure, an iterator or a reader of the caller.
 type Step = fn(&mut dyn StateStore, &Fuse);
 
 const ALL: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Unbounded, Bound::Unbounded);
@@ -209,17 +264,18 @@ fn steps() -> Vec<(&'static str, Step)> {
         }),
         ("update", |store, fuse| {
             store
-                .update::<u64>(b"number", |number| {
+                .update(b"number", |number: &mut Option<u64>| {
+                    // The value that a panicking closure leaves is not put.
+                    *number = number.map(|number| number + 1);
                     fuse.tick();
-                    number.map(|number| number + 1)
                 })
                 .unwrap();
         }),
         ("update to nothing", |store, fuse| {
             store
-                .update::<u64>(b"number", |_| {
+                .update(b"number", |number: &mut Option<u64>| {
+                    *number = None;
                     fuse.tick();
-                    None
                 })
                 .unwrap();
         }),
@@ -234,6 +290,29 @@ fn steps() -> Vec<(&'static str, Step)> {
                 fuse.tick();
                 ControlFlow::Continue(())
             });
+        }),
+        ("try_update", |store, fuse| {
+            let updated = store.try_update(b"number", |number: &mut Option<u64>| {
+                *number = Some(9);
+                fuse.tick();
+                Ok::<_, StateError>(())
+            });
+            updated.unwrap();
+        }),
+        ("try_update that fails", |store, fuse| {
+            let updated = store.try_update(b"number", |number: &mut Option<u64>| {
+                *number = None;
+                fuse.tick();
+                Err::<(), _>(StateError::store("no"))
+            });
+            assert!(updated.is_err());
+        }),
+        ("try_visit_range", |store, fuse| {
+            let visit = &mut |_: &[u8], _: &[u8]| {
+                fuse.tick();
+                ControlFlow::Continue(())
+            };
+            store.try_visit_range(ALL, visit).unwrap();
         }),
         ("visit a snapshot", |store, fuse| {
             store.snapshot().visit_range(ALL, |_, _| {
@@ -308,7 +387,7 @@ fn steps() -> Vec<(&'static str, Step)> {
     ]
 }
 
-/// Makes the stores there are, empty.
+/// Returns constructors of each kind of store.
 fn stores() -> [(&'static str, fn() -> Box<dyn StateStore>); 3] {
     [
         ("InMemoryStore", || Box::new(InMemoryStore::new())),
@@ -339,7 +418,7 @@ fn a_closure_that_panics_leaves_the_store_usable() {
                         }
                         let (mut found, before) = (contents(&*store), model());
                         if name == "modify a large one" && outcome.is_err() {
-                            // The closure had changed all of it.
+                            // The closure has changed the whole value by then.
                             let value = found.get_mut(&b"b\x04"[..]).unwrap();
                             assert!(*value == [99; 700] || *value == [4; 700]);
                         } else {
@@ -355,7 +434,7 @@ fn a_closure_that_panics_leaves_the_store_usable() {
                         }
                         outcome.is_ok()
                     };
-                    // Once before it is counted: the thread's buffers stay.
+                    // Run it once before counting, because the thread keeps its buffers.
                     if calls == 0 {
                         outcome();
                     }
@@ -376,11 +455,11 @@ fn a_closure_that_panics_leaves_the_store_usable() {
 enum Kind {
     Panic,
     Error,
-    /// No bytes, as on a full device or at an early end.
+    /// Returns no bytes, as a full device or an early end does.
     Nothing,
 }
 
-/// A reader or writer whose call fails when its turn comes.
+/// A reader or writer with a call that fails when its turn comes.
 struct Failing<'a, T> {
     inner: T,
     fuse: &'a Fuse,
@@ -392,7 +471,7 @@ impl<'a, T> Failing<'a, T> {
         Self { inner, fuse, kind }
     }
 
-    /// The failure instead of the call.
+    /// Returns the failure if it is this call's turn.
     fn failure(&self) -> Option<io::Result<usize>> {
         self.fuse.is_blown().then(|| match self.kind {
             Kind::Panic => resume_unwind(Box::new(Blown)),
@@ -404,7 +483,7 @@ impl<'a, T> Failing<'a, T> {
 
 impl<T: Write> Write for Failing<'_, T> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // By halves, so that there are more calls than one for a part.
+        // Write only half of the bytes, so that each part takes more than one call.
         self.failure().unwrap_or_else(|| self.inner.write(&bytes[..bytes.len().div_ceil(2)]))
     }
 
@@ -475,7 +554,7 @@ fn a_write_that_fails_is_an_error_and_the_snapshot_stays_whole() {
                         outcome();
                     }
                     let (succeeded, allocated) = allocated_by(outcome);
-                    // Threads free what others allocated.
+                    // Threads free memory that other threads allocated.
                     assert!(name == "threads" || allocated.kept_bytes == 0, "{kind}, {name}, {failure:?}, {calls}");
                     if succeeded {
                         break;
@@ -488,7 +567,7 @@ fn a_write_that_fails_is_an_error_and_the_snapshot_stays_whole() {
     }
 }
 
-/// A reader whose call with a number fails, once.
+/// A reader with one call that fails, once.
 struct Faulty {
     image: Cursor<Vec<u8>>,
     calls: Arc<AtomicUsize>,
@@ -517,7 +596,7 @@ impl Seek for Faulty {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         match self.failure() {
             Some(Err(error)) => Err(error),
-            // A position cannot be missing.
+            // A seek cannot return no bytes.
             _ => self.image.seek(to),
         }
     }
@@ -533,19 +612,24 @@ fn a_read_that_fails_is_an_error_and_the_store_stays_as_it_was() {
     snapshot.write_grouped(KeyGroups::new(3).unwrap(), |key| key, OPTIONS(), &mut grouped).unwrap();
 
     type Reading = fn(Faulty, &mut dyn StateStore) -> Result<(), StateError>;
-    let readings: [(&str, Reading); 4] = [
+    let readings: [(&str, Reading); 6] = [
         ("read_from", |reader, store| store.try_restore(StateSnapshot::read_from(reader)?)),
         ("from_reader", |reader, store| {
-            let opened = StateSnapshot::from_reader(reader)?;
-            let first = store.try_restore(opened.clone());
+            let opened = UnverifiedImage::from_reader(reader)?;
+            let first = opened.restore_into(store);
             if first.is_err() {
-                // It was but once.
+                // The failure occurs only once.
                 let before = store.snapshot();
-                store.try_restore(opened).unwrap();
+                opened.restore_into(store).unwrap();
                 store.restore(before);
             }
             first
         }),
+        ("verify and restore", |reader, store| {
+            store.restore(UnverifiedImage::from_reader(reader)?.verify()?);
+            Ok(())
+        }),
+        ("verify and try_restore", |reader, store| store.try_restore(UnverifiedImage::from_reader(reader)?.verify()?)),
         ("a group", |reader, store| {
             let grouped = GroupedImage::from_reader(reader)?;
             let slices: Result<Vec<_>, _> = (0..3).map(|group| grouped.group(group)).collect();
@@ -564,7 +648,7 @@ fn a_read_that_fails_is_an_error_and_the_store_stays_as_it_was() {
     for (kind, make) in stores() {
         for (name, reading) in readings {
             for failure in [Kind::Panic, Kind::Error, Kind::Nothing] {
-                // The first is none, for what stays in the thread's buffers.
+                // The first round has no failure. It fills the thread's buffers.
                 for failing in [usize::MAX].into_iter().chain(0..) {
                     let outcome = || {
                         let mut store = make();
@@ -577,9 +661,12 @@ fn a_read_that_fails_is_an_error_and_the_store_stays_as_it_was() {
                         assert_eq!(store.snapshot(), if is_new { snapshot.clone() } else { old.clone() });
                         let model = contents(&*store);
                         assert_works(&mut *store, &model);
-                        // An image that was verified is read again to be restored, and a failure then is a panic.
+                        // A verified image is read again when it is restored. A failure of that second read is a panic.
                         let is_second_reading = outcome.as_ref().is_err_and(|payload| !payload.is::<Blown>());
-                        assert!(!is_second_reading || name == "from_reader", "{kind}, {name}, {failure:?}, {failing}");
+                        assert!(
+                            !is_second_reading || name == "verify and restore",
+                            "{kind}, {name}, {failure:?}, {failing}"
+                        );
                         (is_new, is_second_reading, calls.load(Ordering::Relaxed))
                     };
                     let ((is_new, has_message, calls), allocated) = allocated_by(outcome);
@@ -587,7 +674,7 @@ fn a_read_that_fails_is_an_error_and_the_store_stays_as_it_was() {
                         assert!(is_new && calls > 0);
                         continue;
                     }
-                    // What a panic says is kept to be printed.
+                    // The panic's message stays allocated until it is printed.
                     assert!(has_message || allocated.kept_bytes == 0, "{kind}, {name}, {failure:?}, {failing}");
                     if calls <= failing {
                         assert!(is_new);
@@ -599,7 +686,7 @@ fn a_read_that_fails_is_an_error_and_the_store_stays_as_it_was() {
     }
 }
 
-/// Where a failing allocation unwinds, which takes a nightly compiler.
+/// Tests of allocations that fail and unwind, which needs a nightly compiler.
 #[cfg(alloc_error_hook)]
 mod failing_allocations {
     use opstate::StateDelta;
@@ -611,12 +698,12 @@ mod failing_allocations {
 
     const THREE: fn() -> KeyGroups = || KeyGroups::new(3).unwrap();
 
-    /// Ten entries, every other one with a large value.
+    /// Returns a snapshot of ten entries. Every other entry has a large value.
     fn other() -> StateSnapshot {
         StateSnapshot::from_sorted((0..10_u8).map(|i| (vec![b'b', i], vec![i; 900 * usize::from(i % 2)]))).unwrap()
     }
 
-    /// What reads a store or its snapshot, or makes another one of that.
+    /// Returns operations that read a store or its snapshot, or make another snapshot from it.
     fn reading() -> Vec<(&'static str, Step)> {
         vec![
             ("get", |store| assert!(store.get(b"b\x04").is_some() && store.get(b"b\x05").is_some())),
@@ -650,7 +737,7 @@ mod failing_allocations {
             }),
             ("open an image", |store| {
                 let image = Cursor::new(store.snapshot().to_bytes());
-                assert_eq!(StateSnapshot::from_reader(image).unwrap(), store.snapshot());
+                assert_eq!(UnverifiedImage::from_reader(image).unwrap().verify().unwrap(), store.snapshot());
             }),
         ]
     }
@@ -669,7 +756,7 @@ mod failing_allocations {
             ("modify", |store| assert!(store.modify(b"b\x05", &mut |value| value.fill(3)).unwrap())),
             ("modify a large value", |store| assert!(store.modify(b"b\x04", &mut |value| value.fill(3)).unwrap())),
             ("update", |store| {
-                store.update::<u64>(b"number", |number| number.map(|number| number + 1)).unwrap();
+                store.update(b"number", |number: &mut Option<u64>| *number = number.map(|number| number + 1)).unwrap();
             }),
             ("restore", |store| store.restore(other())),
             ("restore an image", |store| store.restore(StateSnapshot::from_bytes(other().to_bytes()).unwrap())),
@@ -678,7 +765,7 @@ mod failing_allocations {
         ]
     }
 
-    /// Returns how many allocations failed.
+    /// Fails each allocation of an operation in turn. Returns how many allocations failed.
     fn check(kind: &str, make: fn() -> Box<dyn StateStore>, (name, step): (&str, Step), writes: bool) -> usize {
         let (before, mut failures) = (model(), 0);
         let mut after = make();
@@ -702,7 +789,8 @@ mod failing_allocations {
                 }
                 outcome.is_ok()
             };
-            // Once before it is counted. A failure may cost the thread its buffers, and the next success makes them again.
+            // Run it once before counting. A failure may drop the thread's buffers, and the next success makes them
+            // again.
             outcome(None);
             let ((), allocated) = allocated_by(|| {
                 failures += (0..).take_while(|&succeeding| !outcome(Some(succeeding))).count();
@@ -723,7 +811,7 @@ mod failing_allocations {
         }
     }
 
-    /// Its writes end in the map of the standard library, which aborts.
+    /// Writes are left out, because the standard library's map aborts if it cannot allocate.
     #[test]
     fn leave_a_map_that_is_read_usable() {
         unwind_where_allocations_fail();

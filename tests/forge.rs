@@ -1,26 +1,53 @@
-//! Images by someone who knows the format and computes every checksum: an error, or a well-formed snapshot.
+//! Forged images with correct checksums: opening one gives an error or a well-formed snapshot.
 
-use opstate::{Fingerprint, ImageOptions, StateDelta, StateError, StateSnapshot};
+mod sections;
+mod values;
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+
+use opstate::{
+    Fingerprint, GroupedImage, ImageOptions, KeyGroups, Label, StateDelta, StateError, StateSnapshot, UnverifiedImage,
+};
 use proptest::prelude::*;
 
 use crate::cases;
 use crate::counting::allocated_by;
 use crate::layout::{
-    BASE, Base, DESCRIPTOR, HEADER, Segment, TRAILER, assemble, assemble_as, assert_lazy_agrees, assert_well_formed,
-    assert_well_formed_delta, extents, get_u64, open_forged, open_forged_delta, seal, seal_parts, set_u64,
+    BASE, Base, Canonical, DESCRIPTOR, HEADER, Parts, Read, Segment, TRAILER, Version, assemble, assemble_as,
+    assert_lazy_agrees, assert_well_formed, assert_well_formed_delta, extents, get_u64, label_section, open_forged,
+    open_forged_delta, read, seal, seal_parts, set_u64,
 };
+use crate::model::{any_key, any_value};
 
-fn sound() -> Vec<Segment> {
+fn sound_of(version: Version) -> Vec<Segment> {
     vec![
-        Segment::of(&[(b"", b"empty key"), (b"a", b"1"), (b"a\0", b"")]),
+        version.segment(&[(b"", b"empty key"), (b"a", b"1"), (b"a\0", b"")]),
         Segment::with_blob(b"b", &[7; 100]),
-        Segment::of(&[(b"ba", b"22"), (b"c", b"333"), (b"\xFF\xFF", b"4444")]),
+        version.segment(&[(b"ba", b"22"), (b"c", b"333"), (b"\xFF\xFF", b"4444")]),
     ]
 }
 
-/// The rule that the image breaks, as the error names it.
-fn broken_rule(segments: &[Segment]) -> &'static str {
-    let mut image = assemble(segments);
+fn sound() -> Vec<Segment> {
+    sound_of(Version::Two)
+}
+
+/// Returns an image with a label in its footer.
+fn labelled(segments: &[Segment], base: Option<Base>) -> Vec<u8> {
+    let sections = label_section(b"dedup", b"clicks", &[0, 0xFF, 7]);
+    Parts { base, sections, ..Parts::of(Version::Two, segments) }.assemble()
+}
+
+/// Returns sound images of every version, with and without a label.
+fn sound_images() -> Vec<Vec<u8>> {
+    let mut images: Vec<_> = Version::ALL.map(|version| Parts::of(version, &sound_of(version)).assemble()).into();
+    images.push(labelled(&sound(), None));
+    images
+}
+
+/// Returns the broken rule that the error names.
+fn broken_rule(version: Version, segments: &[Segment]) -> &'static str {
+    let mut image = Parts::of(version, segments).assemble();
     match open_forged(&mut image) {
         Err(StateError::Malformed { problem, .. }) => problem,
         Err(error) => panic!("another error: {error}"),
@@ -32,26 +59,31 @@ fn broken_rule(segments: &[Segment]) -> &'static str {
 fn a_second_implementation_writes_the_same_image() {
     let a = [(&b"a"[..], &b"11"[..]), (b"b", b"2222"), (b"c", b"")];
     let d = [(&b"d"[..], &b"3"[..])];
-    let mut image = assemble(&[Segment::of(&a), Segment::with_blob(b"cc", &[9; 40]), Segment::of(&d)]);
+    let mut image = assemble(&[Segment::of(&a), Segment::with_blob(b"cc", &[9; 60]), Segment::of(&d)]);
     let snapshot = open_forged(&mut image).unwrap();
-    let cc = [(&b"cc"[..], &[9; 40][..])];
+    let cc = [(&b"cc"[..], &[9; 60][..])];
     let entries = a.iter().chain(&cc).chain(&d).copied();
     let expected = StateSnapshot::from_sorted(entries.map(|(k, v)| (k.to_vec(), v.to_vec()))).unwrap();
     assert_eq!(snapshot, expected);
     let mut written = Vec::new();
-    // After three entries of 9 bytes, 24 of them overhead, the fourth value fills a segment by itself.
-    expected.with_timestamp_ns(0).write_with(ImageOptions::new().segment_bytes(33), &mut written).unwrap();
+    // Three entries take 59 bytes, 24 of them for ends and 26 of them zeros. Then the fourth value fills a segment by
+    // itself.
+    expected.with_timestamp_ns(0).write_with(ImageOptions::new().segment_bytes(60), &mut written).unwrap();
     assert_eq!(written, image);
 }
 
 #[test]
 fn each_broken_rule_is_named() {
+    Version::ALL.into_iter().for_each(each_broken_rule_of_a_version_is_named);
+}
+
+fn each_broken_rule_of_a_version_is_named(version: Version) {
     let forge = |change: &dyn Fn(&mut Vec<Segment>)| {
-        let mut segments = sound();
+        let mut segments = sound_of(version);
         change(&mut segments);
-        broken_rule(&segments)
+        broken_rule(version, &segments)
     };
-    let image = &mut assemble(&sound());
+    let image = &mut Parts::of(version, &sound_of(version)).assemble();
     assert_well_formed(&open_forged(image).unwrap());
 
     assert_eq!(forge(&|s| s.swap(0, 2)), "a key does not sort after the one before it");
@@ -78,19 +110,39 @@ fn each_broken_rule_is_named() {
 
 #[test]
 fn what_is_said_to_be_zeros_is_zeros() {
-    let image = assemble(&sound());
+    Version::ALL.into_iter().for_each(what_a_version_says_to_be_zeros_is_zeros);
+}
+
+fn what_a_version_says_to_be_zeros_is_zeros(version: Version) {
+    let image = Parts::of(version, &sound_of(version)).assemble();
     let footer = get_u64(&image, image.len() - TRAILER) as usize;
-    let (first_end, second_end) = (extents(&image)[0].1, extents(&image)[1].1);
-    // A byte that a descriptor reserves, and the padding of a segment and behind a blob.
-    for at in [footer + 34, footer + DESCRIPTOR + 39, first_end - 1, second_end - 1] {
-        let mut forged = image.clone();
-        assert_eq!(forged[at], 0);
-        forged[at] = 1;
-        seal(&mut forged);
-        let error = open_forged(&mut forged).unwrap_err();
-        assert!(error.to_string().contains("zeros"), "{error}");
+    // Padding follows the archives of the segments, and the blob of the second one.
+    let padding = extents(&image).into_iter().enumerate().flat_map(|(index, (start, _))| {
+        let descriptor = footer + index * DESCRIPTOR;
+        let archive_len = u32::from_le_bytes(image[descriptor + 24..descriptor + 28].try_into().unwrap()) as usize;
+        let blob = (start + archive_len).next_multiple_of(16);
+        let blob_end = blob + get_u64(&image, descriptor + 16) as usize;
+        (start + archive_len..blob).chain(blob_end..blob_end.next_multiple_of(16))
+    });
+    assert!(padding.clone().count() > 15);
+    // Descriptors have reserved bytes. In version 1 the codec is one of them.
+    let reserved = if version == Version::One { 34..40 } else { 35..40 };
+    let reserved = reserved.flat_map(|at| [footer + at, footer + DESCRIPTOR + at]);
+    for at in reserved.chain(padding) {
+        for byte in [1, 0x80, 0xFF] {
+            let mut forged = image.clone();
+            assert_eq!(forged[at], 0);
+            forged[at] = byte;
+            seal(&mut forged);
+            assert_lazy_agrees(&forged, None);
+            let error = open_forged(&mut forged).unwrap_err();
+            assert!(
+                matches!(error, StateError::Malformed { part: "segment", problem, .. } if problem.contains("zeros")),
+                "{error}"
+            );
+        }
     }
-    // The last first key, said to be longer than what is left of the footer.
+    // Claim that the last first key is longer than the rest of the footer.
     let mut forged = image.clone();
     forged[footer + 2 * DESCRIPTOR + 32] = 200;
     seal(&mut forged);
@@ -100,14 +152,15 @@ fn what_is_said_to_be_zeros_is_zeros() {
 #[test]
 fn segments_need_room_in_the_body() {
     let empty = assemble(&[]);
+    // The header is followed by an empty list of sections and the trailer.
     let (header, trailer) = empty.split_at(HEADER);
-    // In this one there is room for one.
+    // The body has room for one segment.
     let body = [0; 48];
     for segments in [2, 1000] {
         let descriptors = vec![0; segments * DESCRIPTOR];
         let mut forged = [header, &body, &descriptors, trailer].concat();
         let at = forged.len() - TRAILER;
-        for (field, number) in [(0, HEADER + body.len()), (8, segments * DESCRIPTOR), (16, segments)] {
+        for (field, number) in [(0, HEADER + body.len()), (8, segments * DESCRIPTOR + 4), (16, segments)] {
             set_u64(&mut forged, at + field, number as u64);
         }
         seal_parts(&mut forged, &[], HEADER + body.len());
@@ -147,21 +200,23 @@ fn an_unknown_version_kind_or_flag_is_named() {
         seal(&mut image);
         open_forged(&mut image).unwrap_err()
     };
-    let error = forged(8, 2);
-    assert!(matches!(error, StateError::UnsupportedVersion { found: 2, supported: 1 }), "{error}");
-    assert_eq!(error.to_string(), "the image has format version 2, this build reads up to version 1; update `opstate`");
-    assert!(matches!(forged(9, 0xFF), StateError::UnsupportedVersion { found: 0xFF01, .. }));
+    let error = forged(8, 3);
+    assert!(matches!(error, StateError::UnsupportedVersion { found: 3, supported: 2 }), "{error}");
+    assert_eq!(error.to_string(), "the image has format version 3, this build reads up to version 2; update `opstate`");
+    assert!(matches!(forged(9, 0xFF), StateError::UnsupportedVersion { found: 0xFF02, .. }));
     assert!(matches!(forged(8, 0), StateError::Malformed { problem: "format version 0 was never written", .. }));
     assert!(matches!(forged(10, 4), StateError::Malformed { problem: "this kind of image is unknown", .. }));
     assert!(matches!(forged(10, 2), StateError::UnexpectedKind { found: "delta", expected: "snapshot" }));
     assert!(matches!(forged(15, 0x80), StateError::Malformed { problem: "these flags are unknown", .. }));
     assert!(matches!(forged(0, b'x'), StateError::NotAnImage { .. }));
-    // A newer version is named even if everything else is different, and shorter.
+    // A newer version is reported even if everything else differs and the file is shorter.
     for len in 10..120 {
         let mut newer = assemble(&[]);
-        newer[8] = 2;
-        let error = StateSnapshot::from_bytes(newer[..len].to_vec()).unwrap_err();
-        assert!(matches!(error, StateError::UnsupportedVersion { found: 2, .. }), "{error}");
+        newer[8] = 3;
+        newer.truncate(len);
+        for error in errors_of(&newer) {
+            assert!(matches!(error, StateError::UnsupportedVersion { found: 3, .. }), "{error}");
+        }
     }
     let mut newer = assemble(&[]);
     newer[8] = 9;
@@ -169,18 +224,73 @@ fn an_unknown_version_kind_or_flag_is_named() {
     assert!(matches!(StateSnapshot::from_bytes(newer), Err(StateError::UnsupportedVersion { found: 9, .. })));
 }
 
-fn sound_changes() -> Vec<Segment> {
+/// Returns the errors of every way to open bytes that are not an image of any kind.
+fn errors_of(image: &[u8]) -> Vec<StateError> {
+    let owned = || image.to_vec();
     vec![
-        Segment::of_changes(&[(b"", 1, b"empty key"), (b"a", 0, b""), (b"a\0", 2, b"")]),
-        Segment { blob: vec![7; 100], ..Segment::of_changes(&[(b"b", 2, b"")]) },
-        Segment::of_changes(&[(b"ba", 2, b"22"), (b"c", 1, b"333"), (b"\xFF\xFF", 0, b"")]),
+        StateSnapshot::from_bytes(owned()).unwrap_err(),
+        StateSnapshot::from_slice(image).unwrap_err(),
+        StateSnapshot::read_from(image).unwrap_err(),
+        StateDelta::from_bytes(owned()).unwrap_err(),
+        StateDelta::from_slice(image).unwrap_err(),
+        UnverifiedImage::from_bytes(owned()).unwrap_err(),
+        UnverifiedImage::from_reader(Cursor::new(owned())).unwrap_err(),
+        GroupedImage::from_bytes(owned()).unwrap_err(),
+        GroupedImage::from_reader(Cursor::new(owned())).unwrap_err(),
     ]
+}
+
+#[test]
+fn a_header_of_one_version_does_not_do_for_the_body_of_another() {
+    let no_base = Base { fingerprint: 17, result: 17, inserts: 0, deletes: 0 };
+    // The last bytes of these keys look like the length of an empty list of sections.
+    let zeros = |version: Version| vec![version.segment(&[(b"\0\0\0\0", b"1"), (b"\0\0\0\0\0", b"2")])];
+    for (version, other) in [(Version::One, Version::Two), (Version::Two, Version::One)] {
+        let of = |segments: &[Segment]| Parts::of(version, segments);
+        for parts in [
+            of(&[]),
+            of(&sound_of(version)),
+            of(&zeros(version)),
+            Parts { base: Some(no_base), ..of(&[]) },
+            Parts { base: Some(SOUND_BASE), ..of(&sound_changes_of(version)) },
+        ] {
+            let mut image = parts.assemble();
+            let is_delta = parts.base.is_some();
+            let open = |image: &mut [u8]| {
+                if is_delta { open_forged_delta(image).map(drop) } else { open_forged(image).map(drop) }
+            };
+            open(&mut image).unwrap();
+            image[8] = other as u8;
+            seal(&mut image);
+            if !is_delta {
+                assert_lazy_agrees(&image, None);
+            }
+            let error = open(&mut image).unwrap_err();
+            assert!(matches!(error, StateError::Malformed { .. }), "{version:?}: {error}");
+        }
+    }
+}
+
+fn sound_changes_of(version: Version) -> Vec<Segment> {
+    vec![
+        version.changes(&[(b"", 1, b"empty key"), (b"a", 0, b""), (b"a\0", 2, b"")]),
+        Segment { blob: vec![7; 100], ..Segment::of_changes(&[(b"b", 2, b"")]) },
+        version.changes(&[(b"ba", 2, b"22"), (b"c", 1, b"333"), (b"\xFF\xFF", 0, b"")]),
+    ]
+}
+
+fn sound_changes() -> Vec<Segment> {
+    sound_changes_of(Version::Two)
 }
 
 const SOUND_BASE: Base = Base { fingerprint: 17, result: 4, inserts: 2, deletes: 2 };
 
-fn sound_delta() -> Vec<u8> {
-    assemble_as(&sound_changes(), Some(SOUND_BASE))
+/// Returns sound deltas of every version, with and without a label.
+fn sound_deltas() -> Vec<Vec<u8>> {
+    let of = |version| Parts { base: Some(SOUND_BASE), ..Parts::of(version, &sound_changes_of(version)) }.assemble();
+    let mut deltas: Vec<_> = Version::ALL.map(of).into();
+    deltas.push(labelled(&sound_changes(), Some(SOUND_BASE)));
+    deltas
 }
 
 #[test]
@@ -192,7 +302,6 @@ fn a_second_implementation_writes_the_same_delta() {
         StateSnapshot::from_sorted(entries.iter().map(|&(key, value)| (key, value.to_vec()))).unwrap()
     };
     let (old, new) = (snapshot(&old), snapshot(&new).with_timestamp_ns(0));
-    let number = |fingerprint: Fingerprint| u128::from_le_bytes(fingerprint.to_le_bytes());
     let base =
         Base { fingerprint: number(old.fingerprint()), result: number(new.fingerprint()), inserts: 1, deletes: 1 };
     let segments = [
@@ -205,23 +314,30 @@ fn a_second_implementation_writes_the_same_delta() {
     assert_eq!(delta, new.delta_since(&old));
     assert_eq!(old.apply(&delta).unwrap(), new);
     let mut written = Vec::new();
-    new.delta_since(&old).write_with(ImageOptions::new().segment_bytes(33), &mut written).unwrap();
+    new.delta_since(&old).write_with(ImageOptions::new().segment_bytes(40), &mut written).unwrap();
     assert_eq!(written, image);
 }
 
 #[test]
 fn each_broken_rule_of_a_delta_is_named() {
+    Version::ALL.into_iter().for_each(each_broken_rule_of_a_delta_of_a_version_is_named);
+}
+
+fn each_broken_rule_of_a_delta_of_a_version_is_named(version: Version) {
+    let assemble_as = |segments: &[Segment], base| Parts { base, ..Parts::of(version, segments) }.assemble();
+    let assemble = |segments: &[Segment]| Parts::of(version, segments).assemble();
     let broken = |segments: &[Segment], base: Base| match open_forged_delta(&mut assemble_as(segments, Some(base))) {
         Err(StateError::Malformed { problem, .. }) => problem,
         Err(error) => panic!("another error: {error}"),
         Ok(_) => panic!("no error"),
     };
     let forge = |change: &dyn Fn(&mut Vec<Segment>)| {
-        let mut segments = sound_changes();
+        let mut segments = sound_changes_of(version);
         change(&mut segments);
         broken(&segments, SOUND_BASE)
     };
-    assert_well_formed_delta(&open_forged_delta(&mut sound_delta()).unwrap());
+    let mut sound = assemble_as(&sound_changes_of(version), Some(SOUND_BASE));
+    assert_well_formed_delta(&open_forged_delta(&mut sound).unwrap());
 
     assert_eq!(forge(&|s| s[0].changes[1] = 3), "this kind of change is unknown");
     assert_eq!(forge(&|s| s[0].changes[0] = 0), "a deleted key has a value");
@@ -243,13 +359,13 @@ fn each_broken_rule_of_a_delta_is_named() {
         "the fingerprints do not differ by that of the insertions"
     );
 
-    // An image that is said to be a delta has neither a base nor the columns of one.
+    // A snapshot's image that claims to be a delta has neither a base nor the columns of one.
     let mut other = assemble(&[]);
     other[10] = 2;
     seal(&mut other);
     let error = open_forged_delta(&mut other).unwrap_err();
     assert!(error.to_string().contains("there is no room for the base of a delta"), "{error}");
-    let mut other = assemble(&sound());
+    let mut other = assemble(&sound_of(version));
     other[10] = 2;
     seal(&mut other);
     assert!(matches!(open_forged_delta(&mut other), Err(StateError::Malformed { .. })));
@@ -258,7 +374,6 @@ fn each_broken_rule_of_a_delta_is_named() {
 #[test]
 fn what_only_the_base_can_tell_is_told_by_it() {
     let base = StateSnapshot::from_iter([("a", "1"), ("b", "1")]);
-    let number = |fingerprint: Fingerprint| u128::from_le_bytes(fingerprint.to_le_bytes());
     let forged = |changes: &[(&[u8], u8, &[u8])], result: u128| {
         let count = |of: u8| changes.iter().filter(|&&(_, change, _)| change == of).count() as u64;
         let said = Base { fingerprint: number(base.fingerprint()), result, inserts: count(1), deletes: count(0) };
@@ -273,33 +388,33 @@ fn what_only_the_base_can_tell_is_told_by_it() {
     assert_eq!(problem(&forged(&[(b"aa", 2, b"1")], 0)), "it updates a key that is not there");
     assert_eq!(problem(&forged(&[(b"c", 0, b"")], 0)), "it deletes a key that is not there");
     assert_eq!(problem(&forged(&[(b"a", 2, b"2")], 0)), "it does not lead to the contents that it says it leads to");
-    // An update that changes nothing is no delta that anybody takes, but one that a merge may give.
+    // An update that changes nothing is valid. `delta_since` never produces it, but `compose` may.
     assert_eq!(base.apply(&forged(&[update], number(base.fingerprint()))).unwrap(), base);
 
-    // Two deltas of which one says what the other denies.
+    // The two deltas contradict each other.
     let first = forged(&[(b"a", 0, b"")], number(base.fingerprint()));
     for (second, problem) in [
         ((&b"a"[..], 2, &b"1"[..]), "it updates a key that is not there"),
         ((b"a", 0, b""), "it deletes a key that is not there"),
     ] {
-        let error = first.merge(&forged(&[second], 3)).unwrap_err();
+        let error = first.compose(&forged(&[second], 3)).unwrap_err();
         assert!(matches!(error, StateError::InconsistentDelta { problem: found, .. } if found == problem), "{error}");
     }
     let insert: (&[u8], u8, &[u8]) = (b"a", 1, b"1");
     let updated = forged(&[(b"b", 2, b"3")], number(base.fingerprint()));
-    let error = updated.merge(&forged(&[insert, (b"b", 1, b"1"), (b"c", 0, b"")], 3)).unwrap_err();
+    let error = updated.compose(&forged(&[insert, (b"b", 1, b"1"), (b"c", 0, b"")], 3)).unwrap_err();
     assert!(error.to_string().contains("it inserts a key that is there (at the key `b`, bytes: 1)"), "{error}");
 
-    // Insertions alone do not lead elsewhere, not even by two deltas of which neither is of insertions alone.
+    // Insertions alone cannot lead to these contents. The composed deltas are not insertions alone, either.
     let one = StateSnapshot::from_iter([("a", "1"), ("b", "1"), ("x", "1")]);
     let there = one.delta_since(&base);
     let away = Base { fingerprint: number(one.fingerprint()), result: 3, inserts: 0, deletes: 0 };
     let away = assemble_as(&[Segment::of_changes(&[(b"x", 2, b"2")])], Some(away));
-    let error = there.merge(&open_forged_delta(&mut away.clone()).unwrap()).unwrap_err();
+    let error = there.compose(&open_forged_delta(&mut away.clone()).unwrap()).unwrap_err();
     assert!(error.to_string().contains("do not differ by that of the insertions"), "{error}");
 }
 
-/// Opens forged bytes, and checks that nothing is allocated that the input does not earn.
+/// Opens forged bytes, and checks that allocations stay in proportion to the input.
 fn open_within_means(image: &mut [u8]) {
     let is_delta = image[10] == 2;
     let owned = image.to_vec();
@@ -314,7 +429,7 @@ fn open_within_means(image: &mut [u8]) {
         return;
     }
     let owned = image.to_vec();
-    let (result, allocated) = allocated_by(|| StateSnapshot::from_bytes_lazily(owned));
+    let (result, allocated) = allocated_by(|| UnverifiedImage::from_bytes(owned));
     drop(result);
     assert!(allocated.peak_bytes <= image.len() + 1024, "{} for {}", allocated.peak_bytes, image.len());
     assert_lazy_agrees(image, None);
@@ -326,8 +441,7 @@ fn open_within_means(image: &mut [u8]) {
 
 #[test]
 fn every_number_is_forged_to_every_extreme() {
-    forge_every_number(&assemble(&sound()));
-    forge_every_number(&sound_delta());
+    sound_images().iter().chain(&sound_deltas()).for_each(|image| forge_every_number(image));
 }
 
 fn forge_every_number(image: &[u8]) {
@@ -335,7 +449,12 @@ fn forge_every_number(image: &[u8]) {
     let footer = get_u64(image, trailer) as usize;
     let len = image.len() as u64;
     let descriptors = (0..extents.len()).flat_map(|i| [0, 16, 24, 32].map(|field| footer + i * DESCRIPTOR + field));
-    let base = (0..6).map(|i| trailer - BASE + 8 * i);
+    let sections = match image[8] {
+        1 => trailer,
+        _ => trailer - 4 - get_u64(image, trailer - 8).to_le_bytes()[4] as usize,
+    };
+    // A delta has a base. Version 2 also has the start and the length of the sections.
+    let base = (0..6).map(|i| sections - BASE + 8 * i).chain([sections.min(trailer - 8), trailer - 8]);
     let places = (0..6).map(|i| trailer + 8 * i).chain(descriptors).chain((8..24).step_by(4)).chain(base);
     for at in places {
         let now = get_u64(image, at);
@@ -364,7 +483,7 @@ fn forge_every_number(image: &[u8]) {
 
 #[test]
 fn every_byte_is_forged() {
-    for image in [assemble(&sound()), sound_delta()] {
+    for image in sound_images().into_iter().chain(sound_deltas()) {
         let (extents, footer) = (extents(&image), get_u64(&image, image.len() - TRAILER) as usize);
         for at in 0..image.len() {
             for change in [0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0xFF, image[at], !image[at]] {
@@ -377,6 +496,115 @@ fn every_byte_is_forged() {
     }
 }
 
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn snapshot_of(model: &Model) -> StateSnapshot {
+    StateSnapshot::from_sorted(model.clone()).unwrap()
+}
+
+fn number(fingerprint: Fingerprint) -> u128 {
+    u128::from_le_bytes(fingerprint.to_le_bytes())
+}
+
+fn any_model() -> impl Strategy<Value = Model> {
+    proptest::collection::btree_map(any_key(), any_value(), 0..40)
+}
+
+/// Generates the parts of labels. They are often empty.
+fn any_label() -> impl Strategy<Value = [Vec<u8>; 3]> {
+    let name = || prop_oneof![Just(String::new()), "\\PC{1,30}"].prop_map(String::into_bytes);
+    let user = prop_oneof![Just(vec![]), proptest::collection::vec(any::<u8>(), 1..50)];
+    (name(), name(), user).prop_map(|(operator, job, user)| [operator, job, user])
+}
+
+fn label_of([operator, job, user]: &[Vec<u8>; 3]) -> Label {
+    let name = |name: &[u8]| String::from_utf8(name.to_vec()).unwrap();
+    Label::new().operator(name(operator)).job(name(job)).user(user.clone())
+}
+
+/// Returns each key that differs, its kind of change and its new value.
+fn changes_of<'a>(before: &'a Model, after: &'a Model) -> Vec<(&'a [u8], u8, &'a [u8])> {
+    let mut changes = Vec::new();
+    for (key, old) in before {
+        match after.get(key) {
+            None => changes.push((&key[..], 0, &[][..])),
+            Some(new) if new != old => changes.push((key, 2, new)),
+            Some(_) => {}
+        }
+    }
+    changes
+        .extend(after.iter().filter(|(key, _)| !before.contains_key(*key)).map(|(key, new)| (&key[..], 1, &new[..])));
+    changes.sort();
+    changes
+}
+
+proptest! {
+    #![proptest_config(cases(512))]
+
+    #[test]
+    fn a_second_implementation_writes_and_reads_every_image(
+        before in any_model(),
+        after in any_model(),
+        label in any_label(),
+        segment_bytes in prop_oneof![1_usize..80, 80_usize..3000],
+        groups in 1_u32..9,
+    ) {
+        let (old, new) = (snapshot_of(&before), snapshot_of(&after).with_timestamp_ns(7).with_label(label_of(&label)));
+        let (key_groups, options) = (KeyGroups::new(groups).unwrap(), ImageOptions::new().segment_bytes(segment_bytes));
+        let mut by_group = BTreeMap::<u32, Vec<(&[u8], &[u8])>>::new();
+        for (key, value) in &after {
+            by_group.entry(key_groups.group_of(key)).or_default().push((key, value));
+        }
+        let changes = changes_of(&before, &after);
+        for version in Version::ALL {
+            // Version 1 has no label.
+            let (label, said) = match version {
+                Version::One => (Default::default(), Label::new()),
+                Version::Two => (label.clone(), new.label().clone()),
+            };
+            let canonical = Canonical { label: label.clone(), ..Canonical::new(version, segment_bytes, 7) };
+            let image = canonical.image(after.iter().map(|(key, value)| (&key[..], &value[..])));
+            let delta = canonical.delta(&changes, number(old.fingerprint()), number(new.fingerprint()));
+            let grouped = canonical.grouped(groups, &by_group);
+            if version == Version::Two {
+                let (mut written, mut written_grouped, mut written_delta) = (vec![], vec![], vec![]);
+                new.write_with(options, &mut written).unwrap();
+                prop_assert_eq!(&written, &image);
+                new.write_grouped(key_groups, |key| key, options, &mut written_grouped).unwrap();
+                prop_assert_eq!(&written_grouped, &grouped);
+                new.delta_since(&old).write_with(options, &mut written_delta).unwrap();
+                prop_assert_eq!(&written_delta, &delta);
+            }
+            // The library reads both versions, with the same answers, and writes the same bytes for both.
+            for image in [&image, &grouped] {
+                let opened = StateSnapshot::from_bytes(image.clone()).unwrap();
+                prop_assert_eq!((&opened, opened.label(), opened.timestamp_ns()), (&new, &said, 7));
+                prop_assert_eq!(opened.with_label(new.label().clone()).to_bytes(), new.to_bytes());
+                assert_lazy_agrees(image, Some(&new));
+                assert_well_formed(&opened);
+            }
+            let grouped_image = GroupedImage::from_bytes(grouped.clone()).unwrap();
+            prop_assert_eq!(grouped_image.label(), &said);
+            for (&group, entries) in &by_group {
+                let part = grouped_image.group(group).unwrap();
+                prop_assert!(part.iter().eq(entries.iter().map(|&(key, value)| (key.to_vec().into(), value.to_vec().into()))));
+                prop_assert_eq!(part.label(), &said);
+            }
+            let opened = StateDelta::from_bytes(delta.clone()).unwrap();
+            prop_assert_eq!((&opened, opened.label()), (&new.delta_since(&old), &said));
+            assert_well_formed_delta(&opened);
+            prop_assert_eq!(&old.apply(&opened).unwrap(), &new);
+            // The second implementation must read its own output, and write the same bytes as the library.
+            let entries = |read: &Read| read.entries.iter().map(|entry| (entry.key.clone(), entry.value.clone())).collect::<Model>();
+            let (image, grouped, delta) = (read(&image), read(&grouped), read(&delta));
+            prop_assert_eq!((&image.label, &grouped.label, &delta.label), (&label, &label, &label));
+            prop_assert_eq!((entries(&image), entries(&grouped)), (after.clone(), after.clone()));
+            prop_assert_eq!((&image.entries.len(), &grouped.entries.len()), (&after.len(), &after.len()));
+            prop_assert!(delta.entries.iter().map(|entry| (&entry.key[..], entry.change, &entry.value[..])).eq(changes.clone()));
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(cases(4000))]
 
@@ -384,13 +612,13 @@ proptest! {
     fn anything_is_forged(
         patches in proptest::collection::vec((any::<prop::sample::Index>(), any::<[u8; 4]>(), 1_usize..=4), 1..8),
         moved in proptest::option::of((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0_usize..40)),
-        is_delta in any::<bool>(),
+        which in 0_usize..6,
     ) {
-        let image = if is_delta { sound_delta() } else { assemble(&sound()) };
+        let image = sound_images().into_iter().chain(sound_deltas()).nth(which).unwrap();
         let (extents, footer) = (extents(&image), get_u64(&image, image.len() - TRAILER) as usize);
         let mut forged = image;
         for (at, bytes, len) in patches {
-            // Segments and footer; the checks of header and trailer would hide the rest.
+            // Damage segments and footer only. Otherwise the checks of header and trailer would hide the rest.
             let at = HEADER + at.index(forged.len() - HEADER - TRAILER - 4);
             forged[at..at + len].copy_from_slice(&bytes[..len]);
         }

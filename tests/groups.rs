@@ -1,23 +1,26 @@
-//! Key groups: split, merge, grouped images, and state that moves from some workers to others.
+//! Key groups: splits, merges, grouped images, and state that moves between workers.
 
 use std::collections::BTreeMap;
 use std::io::{self, Cursor};
 
-use opstate::{GroupedImage, HotStore, ImageOptions, InMemoryStore, KeyGroups, StateError, StateSnapshot, StateStore};
+use opstate::{
+    GroupedImage, HotStore, ImageOptions, InMemoryStore, KeyGroups, StateError, StateSnapshot, StateStore,
+    UnverifiedImage,
+};
 use proptest::prelude::*;
 
 use crate::cases;
 use crate::counting::allocated_by;
 use crate::layout::{
-    DIRECTORY_ENTRY, HEADER, Segment, TRAILER, assemble, assemble_grouped, assert_lazy_agrees, assert_well_formed,
-    get_u64, open_forged, seal_parts, set_u64,
+    DIRECTORY_ENTRY, HEADER, Parts, Segment, TRAILER, Version, assemble, assemble_grouped, assemble_grouped_as,
+    assert_lazy_agrees, assert_well_formed, get_u64, label_section, open_forged, seal_parts, set_u64,
 };
 use crate::lazy::Watched;
 use crate::model::{any_key, any_value};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// The part of a key that groups are told by: up to so many of its bytes.
+/// Returns a function that gives at most the first `len` bytes of a key as its group's part.
 fn part(len: usize) -> impl Fn(&[u8]) -> &[u8] {
     move |key| &key[..key.len().min(len)]
 }
@@ -67,7 +70,7 @@ proptest! {
             prop_assert_eq!(found, snapshot.range_scan(b"b"..key).collect::<Vec<_>>());
         }
 
-        // Neither the origin of the entries nor the memory given shows in the image.
+        // The image depends neither on the origin of the entries nor on the memory given.
         let options = ImageOptions::new().segment_bytes(segment_bytes);
         let image = grouped(&snapshot, groups, part_len, options.buffer_bytes(buffer_bytes));
         prop_assert_eq!(&image, &grouped(&hot(&snapshot), groups, part_len, options));
@@ -147,7 +150,7 @@ proptest! {
             .collect();
         let mut moved: Vec<_> = (0..after).map(|_| new_store()).collect();
         for (worker, store) in moved.iter_mut().enumerate() {
-            let mine = groups.of_worker(worker as u32, after);
+            let mine = groups.groups_of(worker as u32, after);
             let slices: Vec<_> = images.iter().map(|image| image.slice(mine.clone()).unwrap()).collect();
             store.restore(StateSnapshot::merge(slices).unwrap());
             prop_assert!(store.snapshot().iter().all(|(key, _)| worker_of(&key, after) == worker));
@@ -155,7 +158,7 @@ proptest! {
         let all = StateSnapshot::merge(moved.iter().map(|store| store.snapshot())).unwrap();
         prop_assert_eq!(all, StateSnapshot::from_sorted(model.clone()).unwrap());
 
-        // And goes on.
+        // Continue on the moved state.
         run(late, &mut moved, &mut model);
         prop_assert_eq!(moved.iter().map(|store| store.len()).sum::<usize>(), model.len());
         let all = StateSnapshot::merge(moved.iter().map(|store| store.snapshot())).unwrap();
@@ -203,7 +206,7 @@ fn errors_say_what_to_do() {
     let error = snapshot.split_with(2, |key| key.len() + 1).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the key `a` was assigned to slice 2, but there are 2, counted from 0; mend the function"
+        "the key `a` was assigned to slice 2, but there are 2, counted from 0; fix the function"
     );
     assert!(StateSnapshot::from_iter([("", ""); 0]).split_with(0, |_| 0).unwrap().is_empty());
     let error = KeyGroups::new(0).unwrap_err();
@@ -240,7 +243,7 @@ fn one_group_is_read_without_the_others() {
         }
     }
 
-    // What is damaged in one group does not matter to the others.
+    // Damage in one group does not affect the others.
     let mut damaged = image;
     let extent = opened.extent(5).unwrap();
     damaged[extent.start as usize + 100] ^= 1;
@@ -260,7 +263,7 @@ fn splitting_and_writing_take_the_memory_they_say() {
         StateSnapshot::from_sorted((0..100_000_u32).map(|i| (i.to_be_bytes().to_vec(), vec![1; 100]))).unwrap();
     let groups = KeyGroups::new(4).unwrap();
     let (slices, allocated) = allocated_by(|| snapshot.split(groups, |key| key).unwrap());
-    // A vector that grows is there twice for a moment.
+    // A growing vector exists twice for a moment.
     assert!(
         allocated.peak_bytes < 2 * (snapshot.size_bytes() + 8 * snapshot.len()) + (4 << 20),
         "{}",
@@ -276,21 +279,34 @@ fn splitting_and_writing_take_the_memory_they_say() {
     }
     let options = ImageOptions::new().buffer_bytes(0);
     let (_, allocated) = allocated_by(|| snapshot.write_grouped(groups, |key| key, options, io::sink()).unwrap());
-    // Twice two bytes an entry while that vector grows.
+    // Each entry takes two bytes in a growing vector, which exists twice for a moment.
     assert!(allocated.peak_bytes < 4 * 131_072 + 6 * (65_536 + 200), "{}", allocated.peak_bytes);
 }
 
-/// Three groups, of which the middle one has two segments.
-fn sound() -> Vec<(u32, Vec<u8>)> {
+/// Returns the images of three groups. The middle one has two segments.
+fn sound_of(version: Version, sections: &[u8]) -> Vec<(u32, Vec<u8>)> {
+    let assemble =
+        |segments: &[Segment]| Parts { sections: sections.to_vec(), ..Parts::of(version, segments) }.assemble();
     let mut parts = [
-        (1, assemble(&[Segment::of(&[(b"a", b"1"), (b"d", b"44")])])),
-        (4, assemble(&[Segment::of(&[(b"b", b"22")]), Segment::with_blob(b"c", &[7; 40])])),
-        (6, assemble(&[Segment::of(&[(b"", b"empty"), (b"e", b"")])])),
+        (1, assemble(&[version.segment(&[(b"a", b"1"), (b"d", b"44")])])),
+        (4, assemble(&[version.segment(&[(b"b", b"22")]), Segment::with_blob(b"c", &[7; 40])])),
+        (6, assemble(&[version.segment(&[(b"", b"empty"), (b"e", b"")])])),
     ];
     for (_, part) in &mut parts {
         open_forged(part).unwrap();
     }
     parts.to_vec()
+}
+
+/// Returns sound images of every version, with and without a label.
+fn sound_images() -> Vec<Vec<u8>> {
+    let label = label_section(b"dedup", b"clicks", &[0, 0xFF]);
+    let names = label_section(b"dedup", b"clicks", b"");
+    let labelled = assemble_grouped_as(Version::Two, 8, &sound_of(Version::Two, &names), &label, None);
+    let mut images: Vec<_> =
+        Version::ALL.map(|version| assemble_grouped_as(version, 8, &sound_of(version, &[]), &[], None)).into();
+    images.push(labelled);
+    images
 }
 
 fn broken_rule(image: &[u8]) -> String {
@@ -312,6 +328,12 @@ fn broken_rule(image: &[u8]) -> String {
 
 #[test]
 fn each_broken_rule_of_a_grouped_image_is_named() {
+    Version::ALL.into_iter().for_each(each_broken_rule_of_a_grouped_image_of_a_version_is_named);
+}
+
+fn each_broken_rule_of_a_grouped_image_of_a_version_is_named(version: Version) {
+    let sound = || sound_of(version, &[]);
+    let assemble_grouped = |count, parts: &[_]| assemble_grouped_as(version, count, parts, &[], None);
     let image = assemble_grouped(8, &sound());
     assert_well_formed(&StateSnapshot::from_bytes(image.clone()).unwrap());
     let footer = get_u64(&image, image.len() - TRAILER) as usize;
@@ -343,7 +365,7 @@ fn each_broken_rule_of_a_grouped_image_is_named() {
     assert_eq!(forge(trailer + 16, &|_| 2), "it has another length than so many images ask for");
     assert_eq!(forge(trailer + 16, &|_| u64::MAX), "it has another length than so many images ask for");
 
-    // As many more entries as there are bytes, in the directory and in the sum.
+    // Add more entries than the image has bytes, in the directory and in the sum.
     let mut forged = image.clone();
     for at in [entry(0) + 16, trailer + 24] {
         set_u64(&mut forged, at, get_u64(&image, at) + footer as u64);
@@ -351,7 +373,7 @@ fn each_broken_rule_of_a_grouped_image_is_named() {
     seal_parts(&mut forged, &[], footer);
     assert_eq!(broken_rule(&forged), "there is no room for so many entries");
 
-    // Numbers that are wrong twice, so that the sums are right.
+    // Forge two entries so that the errors cancel in the sums.
     let forge_twice = |at: usize| {
         let mut forged = image.clone();
         for (at, by) in [(entry(0) + at, 1), (entry(1) + at, u64::MAX)] {
@@ -364,7 +386,7 @@ fn each_broken_rule_of_a_grouped_image_is_named() {
     assert_eq!(forge_twice(16), "the number of its entries is not that in the directory");
     assert_eq!(forge_twice(24), "the size of its entries is not that in the directory");
     assert_eq!(forge_twice(32), "the size of its entries is not that in the directory");
-    // Of 128 bits the upper half, which nothing is carried into.
+    // Change the upper half of the 128 bits, because nothing is carried into it.
     assert_eq!(forge_twice(48), "the fingerprint of its image is not that in the directory");
 
     let with = |change: &dyn Fn(&mut Vec<(u32, Vec<u8>)>)| {
@@ -372,7 +394,7 @@ fn each_broken_rule_of_a_grouped_image_is_named() {
         change(&mut parts);
         broken_rule(&assemble_grouped(8, &parts))
     };
-    // The padding behind an image.
+    // Forge the padding after an image.
     let mut forged = image.clone();
     let end = (get_u64(&image, entry(0)) + get_u64(&image, entry(0) + 8)) as usize;
     assert!(end % 16 != 0);
@@ -386,27 +408,50 @@ fn each_broken_rule_of_a_grouped_image_is_named() {
     assert_eq!(with(&|parts| parts[1].1 = assemble(&[])), "a key group with an image has no entries");
 }
 
+#[test]
+fn images_of_groups_may_be_of_another_version_than_the_whole() {
+    let expected = StateSnapshot::from_bytes(assemble_grouped(8, &sound_of(Version::Two, &[]))).unwrap();
+    for whole in Version::ALL {
+        for which in 0..8 {
+            let mut parts = sound_of(Version::One, &[]);
+            for (index, part) in sound_of(Version::Two, &[]).into_iter().enumerate() {
+                if which >> index & 1 == 1 {
+                    parts[index] = part;
+                }
+            }
+            let image = assemble_grouped_as(whole, 8, &parts, &[], None);
+            let opened = StateSnapshot::from_bytes(image.clone()).unwrap();
+            assert_eq!(opened, expected);
+            assert_well_formed(&opened);
+            assert_lazy_agrees(&image, Some(&expected));
+        }
+    }
+}
+
 fn open_within_means(image: &[u8]) {
     let owned = image.to_vec();
     let (result, allocated) = allocated_by(|| StateSnapshot::from_bytes(owned));
-    // A snapshot, a source and a head of the merge for each group, whose directory entry alone takes 64 bytes.
+    // Each group takes a snapshot, a source and a head of the merge. Its directory entry alone takes 64 bytes.
     assert!(allocated.peak_bytes <= 8 * image.len() + 4096, "{} for {}", allocated.peak_bytes, image.len());
     if let Ok(snapshot) = &result {
         assert_well_formed(snapshot);
     }
     let owned = image.to_vec();
-    let (_, allocated) = allocated_by(|| StateSnapshot::from_bytes_lazily(owned));
+    let (_, allocated) = allocated_by(|| UnverifiedImage::from_bytes(owned));
     assert!(allocated.peak_bytes <= 8 * image.len() + 4096, "{} for {}", allocated.peak_bytes, image.len());
     assert_lazy_agrees(image, None);
 }
 
 #[test]
 fn every_byte_of_a_grouped_image_is_forged() {
-    let image = assemble_grouped(8, &sound());
-    let footer = get_u64(&image, image.len() - TRAILER) as usize;
+    sound_images().iter().for_each(|image| forge_every_byte(image));
+}
+
+fn forge_every_byte(image: &[u8]) {
+    let footer = get_u64(image, image.len() - TRAILER) as usize;
     for at in 0..image.len() {
         for change in [0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0xFF, image[at], !image[at]] {
-            let mut forged = image.clone();
+            let mut forged = image.to_vec();
             forged[at] ^= change;
             seal_parts(&mut forged, &[], footer);
             open_within_means(&forged);
@@ -416,16 +461,19 @@ fn every_byte_of_a_grouped_image_is_forged() {
 
 #[test]
 fn every_number_of_a_directory_is_forged_to_every_extreme() {
-    let image = assemble_grouped(8, &sound());
+    sound_images().iter().for_each(|image| forge_every_number(image));
+}
+
+fn forge_every_number(image: &[u8]) {
     let trailer = image.len() - TRAILER;
-    let footer = get_u64(&image, trailer) as usize;
+    let footer = get_u64(image, trailer) as usize;
     let places = (footer..trailer).step_by(8).chain((0..8).map(|i| trailer + 8 * i)).chain((8..HEADER - 8).step_by(4));
     for at in places {
-        let now = get_u64(&image, at);
+        let now = get_u64(image, at);
         let near = [0, 1, now / 2, now.wrapping_sub(1), now.wrapping_add(1), now.wrapping_add(16), image.len() as u64];
         let bits = (0..64).flat_map(|bit| [1 << bit, now ^ (1 << bit)]);
         for number in near.into_iter().chain(bits).chain([u64::MAX, u64::MAX - 15]) {
-            let mut forged = image.clone();
+            let mut forged = image.to_vec();
             set_u64(&mut forged, at, number);
             seal_parts(&mut forged, &[], footer);
             open_within_means(&forged);

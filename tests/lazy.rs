@@ -1,16 +1,19 @@
-//! Images opened without reading them: from memory, from a reader, from a mapped file.
+//! Unverified images, opened without being read: from memory, from a reader and from a mapped file.
+
+mod files;
+mod restore;
 
 use std::fs::{self, File};
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
-use std::ops::{Bound, ControlFlow};
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use bytes::Bytes;
 use opstate::{
-    GroupedImage, HotStore, ImageOptions, InMemoryStore, KeyGroups, StateError, StateSnapshot, StateStore,
-    StateStoreExt,
+    Difference, HotStore, ImageOptions, InMemoryStore, KeyBounds, KeyGroups, SnapshotSource, StateError, StateSnapshot,
+    StateStore, TryScan, UnverifiedImage,
 };
 use proptest::prelude::*;
 
@@ -29,8 +32,33 @@ fn image_of(snapshot: &StateSnapshot, segment_bytes: usize) -> Vec<u8> {
     image
 }
 
-/// Images of the same contents, opened in every way there is.
-fn opened(image: &[u8], grouped: &[u8]) -> Vec<StateSnapshot> {
+/// An image as the source of a snapshot. It tests operations of snapshots on a medium that can fail.
+pub(crate) struct Medium(pub(crate) UnverifiedImage);
+
+impl SnapshotSource for Medium {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.0.size_bytes()
+    }
+
+    fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        self.0.get(key)
+    }
+
+    fn try_scan(&self, bounds: KeyBounds<'_>) -> TryScan<'_> {
+        self.0.scan(bounds)
+    }
+
+    fn verify(&self) -> Result<(), StateError> {
+        self.0.verify().map(drop)
+    }
+}
+
+/// Returns images of the same contents, opened in every way.
+fn opened(image: &[u8], grouped: &[u8]) -> Vec<UnverifiedImage> {
     let file = |image: &[u8]| {
         let mut file = tempfile::tempfile().unwrap();
         io::copy(&mut &image[..], &mut file).unwrap();
@@ -38,16 +66,16 @@ fn opened(image: &[u8], grouped: &[u8]) -> Vec<StateSnapshot> {
     };
     let path = tempfile::NamedTempFile::new().unwrap();
     fs::write(&path, image).unwrap();
-    // Bytes that start at no multiple of four.
+    // These bytes do not start at a multiple of four.
     let unaligned = Bytes::from([&[0], image].concat()).slice(1..);
     vec![
-        StateSnapshot::from_bytes_lazily(image.to_vec()).unwrap(),
-        StateSnapshot::from_bytes_lazily(unaligned).unwrap(),
-        StateSnapshot::from_reader(Cursor::new(image.to_vec())).unwrap(),
-        StateSnapshot::from_reader(file(image)).unwrap(),
-        StateSnapshot::open(&path).unwrap(),
-        StateSnapshot::from_bytes_lazily(grouped.to_vec()).unwrap(),
-        StateSnapshot::from_reader(file(grouped)).unwrap(),
+        UnverifiedImage::from_bytes(image.to_vec()).unwrap(),
+        UnverifiedImage::from_bytes(unaligned).unwrap(),
+        UnverifiedImage::from_reader(Cursor::new(image.to_vec())).unwrap(),
+        UnverifiedImage::from_reader(file(image)).unwrap(),
+        UnverifiedImage::open(&path).unwrap(),
+        UnverifiedImage::from_bytes(grouped.to_vec()).unwrap(),
+        UnverifiedImage::from_reader(file(grouped)).unwrap(),
     ]
 }
 
@@ -68,38 +96,81 @@ proptest! {
         for opened in opened(&image, &grouped) {
             prop_assert_eq!((opened.len(), opened.size_bytes()), (snapshot.len(), snapshot.size_bytes()));
             for key in model.keys().chain(&asked) {
-                prop_assert_eq!(opened.try_get(key).unwrap(), model.get(key).cloned().map(Bytes::from));
-                prop_assert_eq!(opened.get(key), snapshot.get(key));
-                prop_assert_eq!(opened.prefix_scan(key).count(), snapshot.prefix_scan(key).count());
+                prop_assert_eq!(opened.get(key).unwrap(), model.get(key).cloned().map(Bytes::from));
+                prop_assert_eq!(opened.prefix_scan(key).map(Result::unwrap).collect::<Vec<_>>(), snapshot.prefix_scan(key).collect::<Vec<_>>());
             }
             for start in &asked {
                 for end in &asked {
                     let (start, end) = (start.as_slice(), end.as_slice());
                     for range in ranges(start, end) {
-                        let expected: Vec<_> = within(&model, range).into_iter().collect();
-                        let found: Vec<_> = opened.scan(range).map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
-                        prop_assert_eq!(&found, &expected);
+                        let mut expected: Vec<_> = within(&model, range).into_iter().collect();
+                        let owned = |entry: Result<(Bytes, Bytes), StateError>| {
+                            entry.map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap()
+                        };
+                        prop_assert_eq!(&opened.scan(range).map(owned).collect::<Vec<_>>(), &expected);
                         let mut visited = Vec::new();
-                        opened.try_visit_range(range, |key, value| {
+                        opened.visit_range(range, |key, value| {
                             visited.push((key.to_vec(), value.to_vec()));
                             ControlFlow::Continue(())
                         }).unwrap();
                         prop_assert_eq!(&visited, &expected);
+                        expected.reverse();
+                        prop_assert_eq!(&opened.scan(range).rev().map(owned).collect::<Vec<_>>(), &expected);
                     }
                 }
             }
-            prop_assert_eq!(opened.fingerprint(), snapshot.fingerprint());
-            opened.verify().unwrap();
-            prop_assert_eq!(&opened, &snapshot);
-            let mut store = HotStore::new();
-            store.try_restore(opened.clone()).unwrap();
-            prop_assert_eq!(store.snapshot(), snapshot.clone());
-            prop_assert_eq!(image_of(&opened.with_timestamp_ns(snapshot.timestamp_ns()), segment_bytes), image.clone());
+            prop_assert_eq!(opened.fingerprint().unwrap(), snapshot.fingerprint());
+            let verified = opened.verify().unwrap();
+            prop_assert_eq!(&verified, &snapshot);
+            for key in model.keys().chain(&asked) {
+                prop_assert_eq!(verified.get(key), snapshot.get(key));
+                prop_assert_eq!(verified.prefix_scan(key).count(), snapshot.prefix_scan(key).count());
+            }
+            let mut stores: [Box<dyn StateStore>; 2] = [Box::new(HotStore::new()), Box::new(InMemoryStore::new())];
+            for store in &mut stores {
+                store.put(b"what was before", b"").unwrap();
+                opened.restore_into(store).unwrap();
+                prop_assert_eq!(store.snapshot(), snapshot.clone());
+            }
+            prop_assert_eq!(image_of(&verified.with_timestamp_ns(snapshot.timestamp_ns()), segment_bytes), image.clone());
+        }
+    }
+
+    #[test]
+    fn differences_of_images_are_those_of_their_snapshots(
+        before in proptest::collection::btree_map(any_key(), any_value(), 0..40),
+        after in proptest::collection::btree_map(any_key(), any_value(), 0..40),
+        segment_bytes in 1_usize..3000,
+        damaged in any::<prop::sample::Index>(),
+    ) {
+        let snapshots = [before, after].map(|model| StateSnapshot::from_sorted(model).unwrap());
+        let images = snapshots.each_ref().map(|snapshot| image_of(snapshot, segment_bytes));
+        let expected: Vec<_> = snapshots[1].diff(&snapshots[0]).collect();
+        let open = |image: &Vec<u8>| UnverifiedImage::from_reader(Cursor::new(image.clone())).unwrap();
+        let (old, new) = (open(&images[0]), open(&images[1]));
+        prop_assert_eq!(new.diff(&old).collect::<Result<Vec<_>, _>>().unwrap(), expected.clone());
+
+        // A damaged segment gives one error after valid differences, and then the iterator ends.
+        for which in [0, 1] {
+            let mut image = images[which].clone();
+            let extents = extents(&image);
+            if extents.is_empty() {
+                continue;
+            }
+            image[extents[damaged.index(extents.len())].0] ^= 1;
+            let (old, new) = if which == 0 { (open(&image), open(&images[1])) } else { (open(&images[0]), open(&image)) };
+            let (found, errors): (Vec<_>, Vec<_>) = new.diff(&old).partition(Result::is_ok);
+            prop_assert_eq!(errors.len(), 1);
+            let found: Vec<Difference> = found.into_iter().flatten().collect();
+            prop_assert!(expected.starts_with(&found));
+            let mut all = new.diff(&old);
+            prop_assert!(all.by_ref().any(|difference| difference.is_err()));
+            prop_assert!(all.next().is_none());
         }
     }
 }
 
-/// A reader that writes down what is read.
+/// A reader that records the ranges it reads.
 pub(crate) struct Watched {
     image: Cursor<Vec<u8>>,
     reads: Arc<Mutex<Vec<(u64, u64)>>>,
@@ -123,42 +194,11 @@ impl Seek for Watched {
 }
 
 impl Watched {
-    /// Reads `image`, and writes down from where to where it was read.
+    /// Creates a reader of `image`, and the list in which it records each range.
     pub(crate) fn new(image: Vec<u8>) -> (Self, Arc<Mutex<Vec<(u64, u64)>>>) {
         let reads = Arc::new(Mutex::new(Vec::new()));
         (Self { image: Cursor::new(image), reads: Arc::clone(&reads) }, reads)
     }
-}
-
-#[test]
-fn a_read_touches_its_segment_and_a_restore_reads_once_in_order() {
-    let snapshot = numbered(10_000, 20);
-    let image = image_of(&snapshot, 1000);
-    let extents = extents(&image);
-    let (watched, reads) = Watched::new(image.clone());
-    let opened = StateSnapshot::from_reader(watched).unwrap();
-    let footer = extents.last().unwrap().1 as u64;
-    let opening = std::mem::take(&mut *reads.lock().unwrap());
-    assert!(opening.iter().all(|&(start, end)| end <= 120 || start >= footer), "{opening:?}");
-
-    assert_eq!(opened.get(&5000_u32.to_be_bytes()), snapshot.get(&5000_u32.to_be_bytes()));
-    let read = std::mem::take(&mut *reads.lock().unwrap());
-    let (start, end) = (read[0].0, read.last().unwrap().1);
-    assert!(extents.contains(&(start as usize, end as usize)), "{start}..{end}");
-    // The same segment is not read again, and no key before the first is looked for anywhere.
-    assert!(opened.contains(&5000_u32.to_be_bytes()) && !opened.contains(b""));
-    assert!(reads.lock().unwrap().is_empty());
-
-    let mut store = HotStore::new();
-    store.restore(opened);
-    assert_eq!(store.len(), 10_000);
-    let read = std::mem::take(&mut *reads.lock().unwrap());
-    let mut next = 32;
-    for (start, end) in read {
-        assert_eq!(start, next);
-        next = end;
-    }
-    assert_eq!(next, footer);
 }
 
 #[test]
@@ -167,16 +207,16 @@ fn a_reader_is_read_in_bounded_memory() {
     let image = image_of(&snapshot, 64 << 10);
     let segments = extents(&image).len();
     let (opened, allocated) = allocated_by(|| {
-        // What the cursor holds is allocated before.
-        let opened = StateSnapshot::from_reader(Cursor::new(Bytes::from(image.clone()))).unwrap();
+        // The cursor's own memory is allocated outside of the measurement.
+        let opened = UnverifiedImage::from_reader(Cursor::new(Bytes::from(image.clone()))).unwrap();
         opened.verify().unwrap();
         opened
     });
     let allowed = image.len() + segments * (44 + 8) + 3 * (64 << 10) + 4096;
     assert!(allocated.peak_bytes < allowed, "{} of {allowed}", allocated.peak_bytes);
     assert_eq!(opened.len(), 300_000);
-    // A mapped image: 24 bytes a segment.
-    let (_, allocated) = allocated_by(|| StateSnapshot::from_bytes_lazily(Bytes::from(image)).unwrap());
+    // A mapped image takes 24 bytes per segment.
+    let (_, allocated) = allocated_by(|| UnverifiedImage::from_bytes(Bytes::from(image)).unwrap());
     assert!(allocated.peak_bytes < 24 * segments + 1024, "{} for {segments}", allocated.peak_bytes);
 }
 
@@ -187,19 +227,24 @@ fn damaged(snapshot: &StateSnapshot) -> (Vec<u8>, usize) {
     (image, start)
 }
 
+/// Returns `true` if the error reports damage in the segment at `at`.
+fn is_damage(error: &StateError, at: usize) -> bool {
+    matches!(error, StateError::ChecksumMismatch { part: "segment", offset, .. } if *offset == at as u64)
+}
+
 #[test]
 fn damage_is_an_error_where_it_is_read_and_nowhere_else() {
     let snapshot = numbered(200, 20);
     let (image, at) = damaged(&snapshot);
     assert!(StateSnapshot::from_bytes(image.clone()).is_err());
     for opened in [
-        StateSnapshot::from_bytes_lazily(image.clone()).unwrap(),
-        StateSnapshot::from_reader(Cursor::new(image.clone())).unwrap(),
+        UnverifiedImage::from_bytes(image.clone()).unwrap(),
+        UnverifiedImage::from_reader(Cursor::new(image.clone())).unwrap(),
     ] {
-        let is_damage = |error: &StateError| matches!(error, StateError::ChecksumMismatch { part: "segment", offset, .. } if *offset == at as u64);
+        let is_damage = |error: &StateError| is_damage(error, at);
         let (mut sound, mut failed) = (0, 0);
         for (key, value) in &snapshot {
-            match opened.try_get(&key) {
+            match opened.get(&key) {
                 Ok(found) => {
                     assert_eq!(found, Some(value));
                     sound += 1;
@@ -211,46 +256,142 @@ fn damage_is_an_error_where_it_is_read_and_nowhere_else() {
             }
         }
         assert!(sound > 150 && failed > 5, "{sound} {failed}");
-        // A scan goes on behind the damage.
-        let (entries, errors): (Vec<_>, Vec<_>) = opened.try_scan(..).partition(Result::is_ok);
-        assert_eq!((entries.len(), errors.len()), (sound, 1));
+        // A scan continues after the damage, in both directions.
+        for is_reversed in [false, true] {
+            let scan = opened.iter();
+            let all: Vec<_> = if is_reversed { scan.rev().collect() } else { scan.collect() };
+            let (entries, errors): (Vec<_>, Vec<_>) = all.into_iter().partition(Result::is_ok);
+            assert_eq!((entries.len(), errors.len()), (sound, 1));
+            assert!(errors.iter().all(|error| is_damage(error.as_ref().unwrap_err())));
+        }
         let mut visited = 0;
-        let result = opened.try_visit_range((Bound::Unbounded, Bound::Unbounded), |_, _| {
+        let result = opened.visit_range(.., |_, _| {
             visited += 1;
             ControlFlow::Continue(())
         });
         assert!(is_damage(&result.unwrap_err()) && visited < sound);
         assert!(is_damage(&opened.verify().unwrap_err()));
-        // What can return an error does.
-        assert!(is_damage(&opened.write_to(io::sink()).unwrap_err()));
-        assert!(is_damage(&opened.split_with(2, |_| 0).unwrap_err()));
-        assert!(is_damage(&StateSnapshot::merge([opened.clone(), snapshot_of(b"x")]).unwrap_err()));
-        let groups = KeyGroups::new(3).unwrap();
-        let error = opened.write_grouped(groups, |key| key, ImageOptions::new(), io::sink()).unwrap_err();
-        assert!(is_damage(&error));
-        assert!(is_damage(&opened.get_typed::<u64>(&snapshot.iter().nth(60).unwrap().0).unwrap_err()));
-        let error = rkyv::to_bytes::<rkyv::rancor::BoxedError>(&opened).unwrap_err().to_string();
-        assert!(error.contains("the segment at byte"), "{error}");
-        // What cannot panics, with its text.
-        let panic = catch_unwind(AssertUnwindSafe(|| opened.to_bytes())).unwrap_err();
-        assert!(panic.downcast_ref::<String>().unwrap().contains("the segment at byte"));
-        let panic = catch_unwind(AssertUnwindSafe(|| opened.iter().count())).unwrap_err();
-        let text = panic.downcast_ref::<String>().unwrap();
-        assert!(text.contains("the segment at byte") && text.contains("checksum"), "{text}");
-        assert!(catch_unwind(AssertUnwindSafe(|| opened.fingerprint())).is_err());
-        // A restore that is told of it changes nothing.
+        assert!(is_damage(&opened.fingerprint().unwrap_err()));
+        let damaged_key = snapshot.iter().find(|(key, _)| opened.get(key).is_err()).unwrap().0;
+        assert!(is_damage(&opened.get_typed::<u64>(&damaged_key).unwrap_err()));
+        assert!(is_damage(
+            &opened.view::<u64, _>(&damaged_key, |_| panic!("it is damaged")).map(|_: Option<()>| ()).unwrap_err()
+        ));
+        let typed: Vec<_> = opened.scan_typed::<[u8; 20]>(..).collect();
+        assert_eq!(typed.iter().filter(|entry| entry.is_ok()).count(), sound);
+        assert_eq!(typed.iter().flat_map(|entry| entry.as_ref().err()).filter(|error| is_damage(error)).count(), 1);
+        let other = UnverifiedImage::from_bytes(snapshot.to_bytes()).unwrap();
+        assert!(is_damage(&opened.diff(&other).find_map(Result::err).unwrap()));
+        assert!(is_damage(&other.diff(&opened).find_map(Result::err).unwrap()));
+        // A failed restore changes nothing.
         let mut stores: [Box<dyn StateStore>; 2] = [Box::new(HotStore::new()), Box::new(InMemoryStore::new())];
         for store in &mut stores {
             store.put(b"kept", b"1").unwrap();
-            assert!(is_damage(&store.try_restore(opened.clone()).unwrap_err()));
+            assert!(is_damage(&opened.restore_into(store).unwrap_err()));
             assert_eq!(store.snapshot(), StateSnapshot::from_iter([("kept", "1")]));
-            // One that is not told panics, and leaves a store that can be cleared.
-            assert!(catch_unwind(AssertUnwindSafe(|| store.restore(opened.clone()))).is_err());
-            store.clear();
-            assert_eq!((store.len(), store.size_bytes(), store.get(&0_u32.to_be_bytes())), (0, 0, None));
             store.try_restore(snapshot.clone()).unwrap();
             assert_eq!(store.snapshot(), snapshot);
         }
+        assert_snapshot_fails(&StateSnapshot::from_source(Medium(opened.clone())), &snapshot, at);
+    }
+}
+
+/// A reader of bytes that someone else may change.
+struct Changing {
+    image: Arc<Mutex<Vec<u8>>>,
+    at: u64,
+}
+
+impl Read for Changing {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let image = self.image.lock().unwrap();
+        let mut rest = &image[(self.at as usize).min(image.len())..];
+        let len = rest.read(bytes)?;
+        self.at += len as u64;
+        Ok(len)
+    }
+}
+
+impl Seek for Changing {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let mut cursor = Cursor::new(vec![0_u8; self.image.lock().unwrap().len()]);
+        cursor.set_position(self.at);
+        self.at = cursor.seek(to)?;
+        Ok(self.at)
+    }
+}
+
+#[test]
+fn damage_after_an_image_was_verified_is_an_error_or_a_panic_and_never_an_absent_entry() {
+    let snapshot = numbered(200, 20);
+    let (damaged, at) = damaged(&snapshot);
+    let bytes = Arc::new(Mutex::new(image_of(&snapshot, 500)));
+    let verified =
+        UnverifiedImage::from_reader(Changing { image: Arc::clone(&bytes), at: 0 }).unwrap().verify().unwrap();
+    assert_eq!(verified, snapshot);
+    *bytes.lock().unwrap() = damaged;
+    // Results of the earlier verification remain.
+    assert_eq!(verified.fingerprint(), snapshot.fingerprint());
+    verified.verify().unwrap();
+    assert_snapshot_fails(&verified, &snapshot, at);
+}
+
+/// Checks that a snapshot with a damaged segment at `at` reports the damage in every operation that reads it.
+fn assert_snapshot_fails(opened: &StateSnapshot, snapshot: &StateSnapshot, at: usize) {
+    let is_damage = |error: &StateError| is_damage(error, at);
+    let damaged_key = snapshot.iter().find(|(key, _)| opened.try_get(key).is_err()).unwrap().0;
+    assert!(is_damage(&opened.try_get(&damaged_key).unwrap_err()));
+    assert_eq!(opened.try_scan(..).filter(Result::is_err).count(), 1);
+    let result = opened.try_visit_range(.., |_, _| ControlFlow::Continue(()));
+    assert!(is_damage(&result.unwrap_err()));
+    assert!(is_damage(&opened.try_diff(&snapshot_of(b"x")).find_map(Result::err).unwrap()));
+    // Methods that can return an error do so.
+    assert!(is_damage(&opened.write_to(io::sink()).unwrap_err()));
+    assert!(is_damage(&opened.split_with(2, |_| 0).unwrap_err()));
+    assert!(is_damage(&StateSnapshot::merge([opened.clone(), snapshot_of(b"x")]).unwrap_err()));
+    let groups = KeyGroups::new(3).unwrap();
+    let error = opened.write_grouped(groups, |key| key, ImageOptions::new(), io::sink()).unwrap_err();
+    assert!(is_damage(&error));
+    assert!(is_damage(&opened.get_typed::<u64>(&damaged_key).unwrap_err()));
+    let seen = opened.view::<u64, _>(&damaged_key, |_| panic!("it is damaged"));
+    assert!(is_damage(&seen.map(|_: Option<()>| ()).unwrap_err()));
+    assert!(is_damage(&opened.scan_typed::<[u8; 20]>(..).find_map(Result::err).unwrap()));
+    let error = rkyv::to_bytes::<rkyv::rancor::BoxedError>(opened).unwrap_err().to_string();
+    assert!(error.contains("the segment at byte"), "{error}");
+    // Methods that cannot return an error panic with its text.
+    let panics: [&dyn Fn(); 10] = [
+        &|| drop(opened.to_bytes()),
+        &|| opened.iter().for_each(drop),
+        &|| opened.iter().rev().for_each(drop),
+        &|| drop(opened.get(&damaged_key)),
+        &|| assert!(opened.contains(&damaged_key)),
+        &|| opened.prefix_scan(b"").for_each(drop),
+        &|| opened.visit_range(.., |_, _| ControlFlow::Continue(())),
+        &|| opened.diff(&snapshot_of(b"x")).for_each(drop),
+        &|| drop(opened.delta_since(&snapshot_of(b"x"))),
+        &|| assert_eq!(opened, snapshot),
+    ];
+    for panics in panics {
+        let panic = catch_unwind(AssertUnwindSafe(panics)).unwrap_err();
+        let text = panic.downcast_ref::<String>().unwrap();
+        assert!(
+            text.starts_with("the snapshot cannot be read: the segment at byte") && text.contains("checksum"),
+            "{text}"
+        );
+    }
+    // A failed restore changes nothing.
+    let mut stores: [Box<dyn StateStore>; 2] = [Box::new(HotStore::new()), Box::new(InMemoryStore::new())];
+    for store in &mut stores {
+        store.put(b"kept", b"1").unwrap();
+        assert!(is_damage(&store.try_restore(opened.clone()).unwrap_err()));
+        assert_eq!(store.snapshot(), StateSnapshot::from_iter([("kept", "1")]));
+        // A restore without a `Result` panics.
+        assert!(catch_unwind(AssertUnwindSafe(|| store.restore(opened.clone()))).is_err());
+        assert_eq!(store.snapshot(), StateSnapshot::from_iter([("kept", "1")]));
+        store.clear();
+        assert_eq!((store.len(), store.size_bytes(), store.get(&0_u32.to_be_bytes())), (0, 0, None));
+        store.try_restore(snapshot.clone()).unwrap();
+        assert_eq!(&store.snapshot(), snapshot);
     }
 }
 
@@ -267,20 +408,32 @@ fn segments_are_tied_to_their_neighbours_without_reading_them() {
     let mut sound = assemble(&segments(b"c"));
     assert!(open_forged(&mut sound).is_ok());
     for last in [&b"d"[..], b"e", b"z"] {
-        let opened = StateSnapshot::from_bytes_lazily(assemble(&segments(last))).unwrap();
-        assert!(opened.try_get(b"d").unwrap().is_some());
-        let error = opened.try_get(b"b").unwrap_err().to_string();
+        let opened = UnverifiedImage::from_bytes(assemble(&segments(last))).unwrap();
+        assert!(opened.get(b"d").unwrap().is_some());
+        let error = opened.get(b"b").unwrap_err().to_string();
         assert!(error.contains("its last key does not sort before the first of the next segment"), "{error}");
     }
-    // Fingerprint and sums are only compared by `verify`.
-    let opened = StateSnapshot::from_bytes_lazily(assemble(&segments(b"c"))).unwrap();
-    assert_eq!(opened.iter().count(), 4);
-    let error = opened.verify().unwrap_err().to_string();
-    assert!(error.contains("the fingerprint is not that of the entries"), "{error}");
-    // And what is written of it is right, whatever it said of itself.
-    let mut repaired = Vec::new();
-    opened.write_to(&mut repaired).unwrap();
-    assert_eq!(StateSnapshot::from_bytes(repaired).unwrap(), opened);
+    // The fingerprint and sums are compared only when all entries are read. A mismatch is the last item.
+    let opened = UnverifiedImage::from_bytes(assemble(&segments(b"c"))).unwrap();
+    let of_segments = |opened: &UnverifiedImage| opened.iter().rev().collect::<Result<Vec<_>, _>>().unwrap();
+    assert_eq!(of_segments(&opened).len(), 4);
+    let all: Vec<_> = opened.iter().collect();
+    assert_eq!((all.len(), all.iter().filter(|entry| entry.is_ok()).count()), (5, 4));
+    for error in [
+        all.into_iter().next_back().unwrap().unwrap_err(),
+        opened.verify().unwrap_err(),
+        opened.fingerprint().unwrap_err(),
+        opened.visit_range(.., |_, _| ControlFlow::Continue(())).unwrap_err(),
+        opened.restore_into(&mut HotStore::new()).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("the fingerprint is not that of the entries"), "{error}");
+    }
+    // An iterator that stops early, or goes backwards, does not report a mismatch.
+    assert_eq!(opened.iter().take(4).filter(Result::is_ok).count(), 4);
+    assert_eq!(opened.iter().rev().filter(Result::is_ok).count(), 4);
+    // An image written from the entries is correct, whatever the original image stated.
+    let repaired = StateSnapshot::from_iter(of_segments(&opened));
+    assert_eq!(StateSnapshot::from_bytes(repaired.to_bytes()).unwrap(), repaired);
 }
 
 #[test]
@@ -288,18 +441,18 @@ fn threads_touch_an_image_at_once() {
     let snapshot = numbered(20_000, 8);
     let image = image_of(&snapshot, 300);
     for opened in [
-        StateSnapshot::from_bytes_lazily(image.clone()).unwrap(),
-        StateSnapshot::from_reader(Cursor::new(image.clone())).unwrap(),
+        UnverifiedImage::from_bytes(image.clone()).unwrap(),
+        UnverifiedImage::from_reader(Cursor::new(image.clone())).unwrap(),
     ] {
         thread::scope(|scope| {
             for thread in 0..4 {
                 let (opened, snapshot) = (opened.clone(), snapshot.clone());
                 scope.spawn(move || match thread {
-                    0 => opened.verify().unwrap(),
-                    1 => assert_eq!(opened, snapshot),
+                    0 => assert_eq!(opened.verify().unwrap(), snapshot),
+                    1 => assert!(opened.iter().map(Result::unwrap).eq(&snapshot)),
                     _ => {
                         for i in (0..20_000_u32).step_by(7 * thread) {
-                            assert_eq!(opened.get(&i.to_be_bytes()), snapshot.get(&i.to_be_bytes()));
+                            assert_eq!(opened.get(&i.to_be_bytes()).unwrap(), snapshot.get(&i.to_be_bytes()));
                         }
                     }
                 });
@@ -308,47 +461,7 @@ fn threads_touch_an_image_at_once() {
     }
 }
 
-#[test]
-fn files_that_are_no_images_are_errors() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("image");
-    let snapshot = numbered(100, 8);
-    let image = image_of(&snapshot, 200);
-    for len in 0..image.len() {
-        fs::write(&path, &image[..len]).unwrap();
-        let error = StateSnapshot::open(&path).expect_err("a truncation goes unnoticed");
-        assert!(matches!(error, StateError::Truncated { .. } | StateError::NoEnd { .. }), "{len}: {error}");
-        assert!(StateSnapshot::from_reader(File::open(&path).unwrap()).is_err());
-        assert!(GroupedImage::open(&path).is_err());
-    }
-    fs::write(&path, b"something else, and long enough to be an image".repeat(9)).unwrap();
-    assert!(matches!(StateSnapshot::open(&path), Err(StateError::NotAnImage { .. })));
-
-    let error = StateSnapshot::open(directory.path()).unwrap_err();
-    assert!(matches!(error, StateError::Io(_)), "{error}");
-    assert!(error.to_string().contains("this is no file"), "{error}");
-    let missing = directory.path().join("missing");
-    let error = StateSnapshot::open(&missing).unwrap_err();
-    assert!(matches!(&error, StateError::Io(cause) if cause.kind() == io::ErrorKind::NotFound), "{error}");
-    assert!(error.to_string().contains(missing.to_str().unwrap()), "{error}");
-
-    // A file that is deleted or replaced stays what it was.
-    fs::write(&path, &image).unwrap();
-    let opened = StateSnapshot::open(&path).unwrap();
-    fs::remove_file(&path).unwrap();
-    fs::write(&path, b"another").unwrap();
-    assert_eq!(opened, snapshot);
-
-    let mut grouped = Vec::new();
-    let groups = KeyGroups::new(9).unwrap();
-    snapshot.write_grouped(groups, |key| key, ImageOptions::new(), &mut grouped).unwrap();
-    fs::write(directory.path().join("grouped"), grouped).unwrap();
-    let opened = GroupedImage::open(directory.path().join("grouped")).unwrap();
-    assert_eq!(opened.slice(0..9).unwrap(), snapshot);
-    assert_eq!(StateSnapshot::open(directory.path().join("grouped")).unwrap(), snapshot);
-}
-
-/// A reader that fails or ends early from some read on.
+/// A reader that fails or ends early, starting with one of its reads.
 struct Failing {
     image: Cursor<Vec<u8>>,
     reads_left: usize,
@@ -380,9 +493,9 @@ fn a_reader_that_fails_is_an_error() {
         let mut failures = 0;
         loop {
             let failing = Failing { image: Cursor::new(image.clone()), reads_left: failures, ends };
-            let result = StateSnapshot::from_reader(failing).and_then(|opened| opened.verify());
+            let result = UnverifiedImage::from_reader(failing).and_then(|opened| opened.verify());
             match result {
-                Ok(()) => break,
+                Ok(_) => break,
                 Err(StateError::Io(_)) => assert!(!ends),
                 Err(error) => assert!(ends && matches!(error, StateError::Truncated { .. }), "{error}"),
             }
@@ -399,14 +512,15 @@ fn what_a_delta_is_applied_to_fails_with_errors() {
     entries.remove(7);
     entries[50].1 = Bytes::from_static(b"new");
     let later = StateSnapshot::from_sorted(entries).unwrap();
-    // Few changes are looked up, many are found by a walk.
+    // Few changes are found by lookups, and many by a walk.
     for delta in [later.delta_since(&snapshot), StateSnapshot::from_iter([("", ""); 0]).delta_since(&snapshot)] {
         let image = image_of(&snapshot, 200);
         let applied = snapshot.apply(&delta).unwrap();
         let mut failures = 0;
         loop {
             let failing = Failing { image: Cursor::new(image.clone()), reads_left: failures, ends: false };
-            let result = StateSnapshot::from_reader(failing).and_then(|base| base.apply(&delta)).and_then(|opened| {
+            let base = UnverifiedImage::from_reader(failing).map(|base| StateSnapshot::from_source(Medium(base)));
+            let result = base.and_then(|base| base.apply(&delta)).and_then(|opened| {
                 opened.verify()?;
                 opened.try_get(&3_u32.to_be_bytes())?;
                 let entries: Result<Vec<_>, _> = opened.try_scan(..).collect();
@@ -424,7 +538,8 @@ fn what_a_delta_is_applied_to_fails_with_errors() {
         let mut damaged = image;
         let (start, _) = extents(&damaged)[3];
         damaged[start + 8] ^= 1;
-        let error = StateSnapshot::from_bytes_lazily(damaged).unwrap().apply(&delta).unwrap_err();
+        let damaged = StateSnapshot::from_source(Medium(UnverifiedImage::from_bytes(damaged).unwrap()));
+        let error = damaged.apply(&delta).unwrap_err();
         assert!(matches!(error, StateError::ChecksumMismatch { .. }), "{error}");
     }
 }
@@ -435,14 +550,17 @@ fn a_segment_that_changes_is_noticed_by_a_reader() {
     let mut image = image_of(&snapshot, 200);
     let path = tempfile::NamedTempFile::new().unwrap();
     fs::write(&path, &image).unwrap();
-    let opened = StateSnapshot::from_reader(File::open(&path).unwrap()).unwrap();
-    opened.verify().unwrap();
+    let opened = UnverifiedImage::from_reader(File::open(&path).unwrap()).unwrap();
+    let verified = opened.verify().unwrap();
+    assert_eq!(verified, snapshot);
     let (start, _) = extents(&image)[0];
     image[start] ^= 1;
     fs::write(&path, &image).unwrap();
-    assert!(matches!(opened.try_get(&0_u32.to_be_bytes()), Err(StateError::ChecksumMismatch { .. })));
-    // Also where whoever changed it knows the format, but not the footer that was read before.
+    assert!(matches!(opened.get(&0_u32.to_be_bytes()), Err(StateError::ChecksumMismatch { .. })));
+    assert!(matches!(verified.try_get(&0_u32.to_be_bytes()), Err(StateError::ChecksumMismatch { .. })));
+    // A changed image is detected even if its checksums are right, because the footer was read before.
     seal(&mut image);
     fs::write(&path, &image).unwrap();
-    assert!(opened.try_get(&0_u32.to_be_bytes()).is_err());
+    assert!(opened.get(&0_u32.to_be_bytes()).is_err());
+    assert!(verified.try_get(&0_u32.to_be_bytes()).is_err());
 }

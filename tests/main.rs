@@ -2,11 +2,13 @@
 
 #![cfg_attr(alloc_error_hook, feature(alloc_error_hook))]
 
+mod aligned;
 mod budget;
 mod conformance;
 mod counting;
 mod damage;
 mod delta;
+mod engine;
 mod evolution;
 mod examples;
 mod failures;
@@ -20,13 +22,14 @@ mod lazy;
 mod memory;
 mod model;
 mod snapshot;
+mod source;
 mod stream;
 mod typed;
 
 use proptest::prelude::ProptestConfig;
 use proptest::test_runner::FileFailurePersistence;
 
-/// Runs that many cases; those that ever failed are kept beside the test's source and run first.
+/// Returns a configuration with this many cases. Failed cases are stored beside the test's source and run first.
 fn cases(cases: u32) -> ProptestConfig {
     let kept = FileFailurePersistence::WithSource("regressions");
     ProptestConfig { cases, failure_persistence: Some(Box::new(kept)), ..ProptestConfig::default() }

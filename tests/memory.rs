@@ -1,7 +1,7 @@
-//! No memory: the process ends by an abort, and what was written before stays whole.
+//! Out of memory: the process aborts, and earlier checkpoints stay whole.
 //!
-//! An allocator must not unwind, and what Rust does where an allocation fails is to abort. These tests start this binary again,
-//! as a process that is to be aborted. (A nightly compiler lets it unwind: see `failures.rs`.)
+//! An allocator must not unwind, and Rust aborts when an allocation fails. So these tests start this binary again as a
+//! child process that aborts. (A nightly compiler can unwind instead: see `failures.rs`.)
 
 #![cfg(all(target_os = "linux", not(miri)))]
 
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::{env, process};
 
-use opstate::{HotStore, StateError, StateSnapshot, StateStore, StateStoreExt};
+use opstate::{HotStore, StateError, StateSnapshot, StateStore};
 
 use crate::counting::{fail_after, fail_no_more};
 
@@ -20,7 +20,7 @@ const FAILING: &str = "OPSTATE_TEST_FAILING_ALLOCATION";
 const SIGABRT: i32 = 6;
 const REFUSED: i32 = 7;
 
-/// Not synced, for it is the process that ends, not the system.
+/// Writes a checkpoint without a sync, because the process ends but the system does not.
 fn checkpoint(snapshot: &StateSnapshot, dir: &Path) {
     let (new, path) = (dir.join("new"), dir.join("checkpoint"));
     snapshot.write_to(File::create(&new).unwrap()).unwrap();
@@ -36,7 +36,7 @@ fn read(dir: &Path) -> StateSnapshot {
     StateSnapshot::from_bytes(fs::read(dir.join("checkpoint")).unwrap()).unwrap()
 }
 
-/// Runs one of the tests below in a process of its own, of which so many KiB of address space are the limit.
+/// Runs one of the tests below in a child process, with an optional limit of its address space in KiB.
 fn run(test: &str, dir: &Path, failing: Option<usize>, limit_kib: Option<usize>) -> Output {
     let limit = limit_kib.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
     let mut command = Command::new("sh");
@@ -62,7 +62,7 @@ fn a_process_without_memory_aborts_and_its_checkpoint_stays() {
 #[test]
 #[ignore = "a process that is to be aborted; another test starts it"]
 fn grow_without_end() {
-    // Not if all ignored tests are run.
+    // Do nothing if the test was not started by [`run`].
     let Some(dir) = env::var_os(DIR) else { return };
     let mut store = HotStore::new();
     store.restore(numbered(1000, 100));
@@ -85,7 +85,7 @@ fn wherever_an_allocation_fails_the_checkpoint_is_the_old_or_the_new_one() {
         let ended = run("memory::checkpoint_once_more", dir.path(), Some(failing), None);
         let found = read(dir.path());
         assert!(found == numbered(5, 600) || found == numbered(9, 30), "{failing}");
-        // A new one stays, once there is one.
+        // Once a new checkpoint exists, it stays.
         assert!(!is_new || found == numbered(9, 30), "{failing}");
         is_new |= found == numbered(9, 30);
         match (ended.status.signal(), ended.status.code()) {
@@ -108,7 +108,7 @@ fn checkpoint_once_more() {
     let before = store.snapshot();
     fail_after(failing.parse().unwrap());
     match StateSnapshot::read_from(file).and_then(|snapshot| store.try_restore(snapshot)) {
-        // Reading a file is one thing that asks for memory politely.
+        // Reading a file reports a failed allocation as an error.
         Err(StateError::Io(error)) if error.kind() == std::io::ErrorKind::OutOfMemory => {
             assert_eq!(store.snapshot(), before);
             process::exit(REFUSED);

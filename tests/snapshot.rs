@@ -3,15 +3,20 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::ops::{Bound, ControlFlow};
+use std::panic::catch_unwind;
 use std::thread;
 
 use bytes::Bytes;
-use opstate::{Fingerprint, HotStore, ImageOptions, InMemoryStore, MAX_KEY_LEN, StateError, StateSnapshot, StateStore};
+use opstate::{
+    Fingerprint, GroupedImage, HotStore, ImageOptions, InMemoryStore, KeyGroups, Label, MAX_KEY_LEN, StateDelta,
+    StateError, StateSnapshot, StateStore, UnverifiedImage,
+};
 use proptest::prelude::*;
 use rkyv::rancor::BoxedError;
 
 use crate::cases;
 use crate::counting::allocated_by;
+use crate::layout::{Canonical, Version};
 use crate::model::{any_key, any_value, ranges, within};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -23,10 +28,10 @@ fn image_of(snapshot: &StateSnapshot, segment_bytes: usize) -> Vec<u8> {
     image
 }
 
-/// Snapshots of the same contents, one of each origin.
+/// Returns snapshots of the same contents, one of each origin.
 fn of_every_origin(model: &Model, segment_bytes: usize) -> Vec<StateSnapshot> {
     let mut store = InMemoryStore::new();
-    // Neither the order of writes nor what was there before may show.
+    // Neither the order of writes nor earlier contents may affect the snapshot.
     store.put(b"gone", b"").unwrap();
     for (key, value) in model.iter().rev() {
         store.put(key, b"replaced later").unwrap();
@@ -50,8 +55,20 @@ fn of_every_origin(model: &Model, segment_bytes: usize) -> Vec<StateSnapshot> {
         StateSnapshot::from_bytes(Bytes::from(unaligned).slice(1..)).unwrap(),
         restored.snapshot().with_timestamp_ns(7),
         hot.snapshot().with_timestamp_ns(7),
+        // Open an image of format 1.
+        StateSnapshot::from_bytes(
+            Canonical::new(Version::One, segment_bytes, 7)
+                .image(model.iter().map(|(key, value)| (&key[..], &value[..]))),
+        )
+        .unwrap(),
+        StateSnapshot::from_slice(&taken.to_bytes()).unwrap(),
+        UnverifiedImage::from_bytes(image_of(&taken, segment_bytes)).unwrap().verify().unwrap(),
         taken,
     ]
+}
+
+fn handles((key, value): (&Vec<u8>, &Vec<u8>)) -> (Bytes, Bytes) {
+    (key.clone().into(), value.clone().into())
 }
 
 proptest! {
@@ -73,7 +90,18 @@ proptest! {
             prop_assert_eq!(snapshot.fingerprint(), first.fingerprint());
             prop_assert_eq!(snapshot.to_bytes(), first.to_bytes());
             prop_assert_eq!(image_of(snapshot, segment_bytes), image_of(first, segment_bytes));
+            prop_assert!(snapshot.iter().rev().eq(model.iter().rev().map(handles)));
+            let owned = snapshot.clone().into_iter();
+            prop_assert_eq!(owned.len(), model.len());
+            prop_assert!(owned.eq(model.iter().map(handles)));
+            prop_assert_eq!(snapshot.first(), model.first_key_value().map(handles));
+            prop_assert_eq!(snapshot.last(), model.last_key_value().map(handles));
             for key in model.keys().chain(&asked) {
+                prop_assert_eq!(snapshot.try_get(key).unwrap(), model.get(key).cloned().map(Bytes::from));
+                let before = model.range::<[u8], _>((Bound::Unbounded, Bound::Excluded(&key[..]))).next_back();
+                prop_assert_eq!(snapshot.entry_before(key), before.map(handles));
+                let after = model.range::<[u8], _>((Bound::Excluded(&key[..]), Bound::Unbounded)).next();
+                prop_assert_eq!(snapshot.entry_after(key), after.map(handles));
                 prop_assert_eq!(snapshot.get(key), model.get(key).cloned().map(Bytes::from));
                 prop_assert_eq!(snapshot.contains(key), model.contains_key(key));
                 let found: Vec<_> = snapshot.prefix_scan(key).collect();
@@ -85,7 +113,7 @@ proptest! {
                 for end in &asked {
                     let (start, end) = (start.as_slice(), end.as_slice());
                     for range in ranges(start, end) {
-                        let expected: Vec<_> = within(&model, range).into_iter().collect();
+                        let mut expected: Vec<_> = within(&model, range).into_iter().collect();
                         let found: Vec<_> = snapshot.scan(range).map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
                         prop_assert_eq!(&found, &expected);
                         let mut visited = Vec::new();
@@ -94,6 +122,9 @@ proptest! {
                             ControlFlow::Continue(())
                         });
                         prop_assert_eq!(&visited, &expected);
+                        expected.reverse();
+                        let found: Vec<_> = snapshot.scan(range).rev().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
+                        prop_assert_eq!(&found, &expected);
                     }
                     prop_assert_eq!(
                         snapshot.range_scan(start..end).count(),
@@ -169,14 +200,14 @@ fn writing_takes_bounded_memory() {
         (0..count).map(|i| (key(i), vec![1; value_len])).collect::<Vec<_>>()
     };
     peak(numbered(200_000, 4, 100), 104, 400, 4);
-    // Values that get segments of their own, and long keys.
+    // Values with segments of their own, and long keys.
     peak(numbered(300, 16, 64 << 10), 16, 300, 16);
     peak(numbered(100, 60_000, 64 << 10), 60_000, 100, 60_000);
     peak(numbered(200, 65_535, 65_535), 131_070, 200, 65_535);
     peak(vec![(vec![1], vec![2; 10 << 20])], 1, 1, 1);
 }
 
-/// Fails at a given call.
+/// A writer that fails at a given call.
 struct FailingAt {
     calls_left: usize,
 }
@@ -255,8 +286,8 @@ fn a_checkpoint_of_the_user_holds_snapshots() {
     assert_eq!(image, a.to_bytes());
     assert_eq!(archived.operators[0].1.open().unwrap(), a);
 
-    // A damaged image in a sound archive is rkyv's error, with ours as its text. (Of the snapshot alone: where an element
-    // of a vector fails, rkyv leaks the vector.)
+    // A damaged image in a sound archive gives rkyv's error, with the text of ours. The test opens only the snapshot,
+    // because rkyv leaks a vector if one of its elements fails.
     let inside = image.as_ptr().addr() - bytes.as_ptr().addr() + 5000;
     bytes[inside] ^= 1;
     let archived = rkyv::access::<ArchivedCheckpoint, BoxedError>(&bytes).unwrap();
@@ -278,4 +309,111 @@ fn contents_beyond_2_gib_and_values_beyond_one_archive() {
     assert!(opened == snapshot);
     assert!(opened.get(b"long").unwrap() == long);
     assert_eq!(opened.fingerprint(), snapshot.fingerprint());
+}
+
+#[test]
+fn labels_go_where_contents_go() {
+    let label = Label::new().operator("dedup").job("clicks").user(vec![0, 0xFF]);
+    let other = Label::new().operator("join");
+    let plain = StateSnapshot::from_iter((0..50_u8).map(|i| (vec![i], vec![i; 9])));
+    let snapshot = plain.with_label(label.clone());
+    assert_eq!((plain.label(), snapshot.label()), (&Label::new(), &label));
+    assert_eq!((&plain, plain.fingerprint()), (&snapshot, snapshot.fingerprint()));
+    assert_ne!(plain.with_timestamp_ns(7).to_bytes(), snapshot.with_timestamp_ns(7).to_bytes());
+    assert_eq!(
+        snapshot.with_label(Label::new()).to_bytes(),
+        plain.with_timestamp_ns(snapshot.timestamp_ns()).to_bytes()
+    );
+
+    let image = snapshot.to_bytes();
+    let (groups, mut grouped) = (KeyGroups::new(4).unwrap(), Vec::new());
+    snapshot.write_grouped(groups, |key| key, ImageOptions::new(), &mut grouped).unwrap();
+    let opened = GroupedImage::from_bytes(grouped.clone()).unwrap();
+    assert_eq!(opened.label(), &label);
+    let archived = rkyv::to_bytes::<BoxedError>(&snapshot).unwrap();
+    let slices = snapshot.split(groups, |key| key).unwrap();
+    let mut labelled = vec![
+        snapshot.clone(),
+        snapshot.with_timestamp_ns(7),
+        StateSnapshot::from_bytes(image.clone()).unwrap(),
+        StateSnapshot::from_slice(&image).unwrap(),
+        StateSnapshot::read_from(&image[..]).unwrap(),
+        StateSnapshot::from_bytes(grouped.clone()).unwrap(),
+        StateSnapshot::read_from(&grouped[..]).unwrap(),
+        UnverifiedImage::from_bytes(image.clone()).unwrap().verify().unwrap(),
+        UnverifiedImage::from_bytes(grouped).unwrap().verify().unwrap(),
+        rkyv::from_bytes::<StateSnapshot, BoxedError>(&archived).unwrap(),
+        opened.slice(0..4).unwrap(),
+        opened.slice(0..0).unwrap(),
+        opened.group(7).unwrap(),
+        StateSnapshot::merge(slices.clone()).unwrap(),
+    ];
+    labelled.extend(slices.clone());
+    labelled.extend((0..4).map(|group| opened.group(group).unwrap()));
+    for (index, snapshot) in labelled.iter().enumerate() {
+        assert_eq!(snapshot.label(), &label, "{index}");
+    }
+    // Merged slices of two operators have no common operator name.
+    let merged = StateSnapshot::merge([slices[0].clone(), slices[1].with_label(other.clone())]).unwrap();
+    assert_eq!(merged.label(), &Label::new());
+    // A store has no label.
+    let mut store = HotStore::new();
+    store.restore(snapshot.clone());
+    assert_eq!(store.snapshot().label(), &Label::new());
+
+    // A delta has the label of the contents it leads to.
+    let later = StateSnapshot::from_iter([("x", "1")]).with_label(other.clone());
+    let last = StateSnapshot::from_iter([("y", "1")]).with_label(label.clone());
+    let (first, second) = (later.delta_since(&snapshot), last.delta_since(&later));
+    let composed = first.compose(&second).unwrap();
+    for (delta, base, expected) in [(&first, &snapshot, &other), (&second, &later, &label), (&composed, &plain, &label)]
+    {
+        assert_eq!(delta.label(), expected);
+        let opened = StateDelta::from_bytes(delta.to_bytes()).unwrap();
+        assert_eq!(opened.label(), expected);
+        assert_eq!(StateDelta::from_slice(&delta.to_bytes()).unwrap().label(), expected);
+        assert_eq!(base.apply(&opened).unwrap().label(), expected);
+    }
+}
+
+#[test]
+fn a_label_is_required_part_by_part() {
+    let label = Label::new().operator("dedup\n").job("clicks").user(vec![0, 0xFF]);
+    for sound in [
+        Label::new(),
+        label.clone(),
+        Label::new().operator("dedup\n"),
+        Label::new().job("clicks"),
+        Label::new().user(vec![0, 0xFF]),
+    ] {
+        label.require(&sound).unwrap();
+    }
+    for (expected, text) in [
+        (
+            Label::new().operator("join"),
+            "the operator in the label is `dedup\\n`, expected `join`; open the state of the right operator",
+        ),
+        (
+            Label::new().job("j").operator("x"),
+            "the operator in the label is `dedup\\n`, expected `x`; open the state of the right operator",
+        ),
+        (
+            label.clone().job("other"),
+            "the job in the label is `clicks`, expected `other`; open the state of the right job",
+        ),
+        (
+            Label::new().user(vec![1]),
+            "the user bytes in the label is `\\x00\\xff`, expected `\\x01`; open the state of the right user bytes",
+        ),
+    ] {
+        let error = label.require(&expected).unwrap_err();
+        assert!(matches!(error, StateError::WrongLabel { .. }));
+        assert_eq!(error.to_string(), text);
+        assert!(Label::new().require(&expected).is_err());
+    }
+    let long = "x".repeat(65_536);
+    assert!(catch_unwind(|| Label::new().operator(long.clone())).is_err());
+    assert!(catch_unwind(|| Label::new().job(long.clone())).is_err());
+    assert!(catch_unwind(|| Label::new().user(vec![0; Label::MAX_USER_LEN + 1])).is_err());
+    assert!(!Label::new().operator(&long[1..]).job(&long[1..]).user(vec![0; Label::MAX_USER_LEN]).is_empty());
 }

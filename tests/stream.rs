@@ -1,13 +1,14 @@
-//! Images written and read as streams: on several threads, watched, cancelled, in bounded memory.
+//! Images as streams: written and read on several threads, with progress, cancellation and bounded memory.
 
 use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
 
-use opstate::{HotStore, ImageOptions, StateError, StateSnapshot, StateStore};
+use opstate::{HotStore, ImageOptions, StateError, StateSnapshot, StateStore, UnverifiedImage};
 use proptest::prelude::*;
 
 use crate::cases;
 use crate::counting::allocated_by;
+use crate::lazy::Medium;
 use crate::model::{any_key, any_value};
 
 fn numbered(count: u32, value_len: usize) -> StateSnapshot {
@@ -33,7 +34,7 @@ proptest! {
         let snapshot = StateSnapshot::from_sorted(model.clone()).unwrap().with_timestamp_ns(7);
         let options = ImageOptions::new().segment_bytes(segment_bytes);
         let expected = image_of(&snapshot, options);
-        // A snapshot that does not know its fingerprint yet, and one that does.
+        // Write a snapshot that does not know its fingerprint yet, and one that does.
         let mut store = HotStore::new();
         store.restore(snapshot.clone());
         let other = store.snapshot().with_timestamp_ns(7);
@@ -50,7 +51,7 @@ proptest! {
 fn many_segments_on_many_threads() {
     let mut entries: Vec<(Vec<u8>, Vec<u8>)> =
         (0..30_000_u32).map(|i| (i.to_be_bytes().to_vec(), vec![1; 20])).collect();
-    // Values with segments of their own in between.
+    // Add values with segments of their own in between.
     for i in (500..30_000).step_by(700) {
         entries[i].1 = vec![2; 3000];
     }
@@ -63,7 +64,7 @@ fn many_segments_on_many_threads() {
     }
 }
 
-/// Fails at a given call.
+/// A writer that fails at a given call.
 struct FailingAt(usize);
 
 impl Write for FailingAt {
@@ -98,7 +99,7 @@ fn damage_met_by_threads_is_an_error() {
     let mut image = image_of(&snapshot, ImageOptions::new().segment_bytes(1000));
     let middle = image.len() / 2;
     image[middle] ^= 1;
-    let opened = StateSnapshot::from_bytes_lazily(image).unwrap();
+    let opened = StateSnapshot::from_source(Medium(UnverifiedImage::from_bytes(image).unwrap()));
     let error = opened.write_with(ImageOptions::new().segment_bytes(100).threads(3), io::sink()).unwrap_err();
     assert!(matches!(error, StateError::ChecksumMismatch { .. }), "{error}");
 }
@@ -114,7 +115,7 @@ fn progress_ascends_and_cancels() {
             ControlFlow::Continue(())
         });
         let written = written.unwrap();
-        // On threads, segments come in batches.
+        // On several threads, segments are written in batches.
         assert!(seen.len() > if threads == 1 { 80 } else { 1 });
         assert!(seen.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{seen:?}");
         assert_eq!(seen.last(), Some(&(written, 1000)));
@@ -127,12 +128,12 @@ fn progress_ascends_and_cancels() {
             });
             match result {
                 Err(StateError::Cancelled { bytes }) => assert_eq!(bytes, out.len() as u64),
-                // On threads, segments come in other batches each time.
+                // On several threads, the batches differ each time.
                 other => assert!(threads > 1 && other.is_ok(), "{other:?}"),
             }
             assert!(calls == stop || threads > 1);
         }
-        // The last answer does not count.
+        // The answer to the last progress report does not count.
         let result = snapshot.write_with_progress(options, io::sink(), |progress| {
             if progress.bytes == written { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -154,7 +155,7 @@ fn progress_ascends_and_cancels() {
     assert!(matches!(result, Err(StateError::Cancelled { bytes }) if bytes == 32 + (1 << 20)));
 }
 
-/// Gives a byte at a time.
+/// A reader that returns one byte at a time.
 struct Slow<'a>(&'a [u8]);
 
 impl Read for Slow<'_> {
@@ -170,11 +171,11 @@ fn what_is_read_bounds_what_is_allocated() {
     let image = snapshot.to_bytes();
     let (read, allocated) = allocated_by(|| StateSnapshot::read_from(&image[..]).unwrap());
     assert_eq!(read, snapshot);
-    // A vector that grows is there twice for a moment, one and a half times of it new.
+    // A growing vector exists twice for a moment. One and a half times its length is newly allocated.
     assert!(allocated.peak_bytes < 3 * image.len(), "{} for {}", allocated.peak_bytes, image.len());
     assert_eq!(StateSnapshot::read_from(Slow(&numbered(10, 3).to_bytes())).unwrap(), numbered(10, 3));
 
-    // What is no image is not read to its end, which this one does not have.
+    // Input that is not an image is rejected early. This input never ends.
     let (error, allocated) = allocated_by(|| StateSnapshot::read_from(io::repeat(b'x')).unwrap_err());
     assert!(matches!(error, StateError::NotAnImage { .. }), "{error}");
     assert!(allocated.peak_bytes < 1024, "{}", allocated.peak_bytes);

@@ -1,16 +1,16 @@
-//! Typed access: what is stored is what comes back, at any alignment, and nothing else passes for it.
+//! Typed access: a stored value is read back unchanged at any alignment, and nothing else passes as that value.
 
 #![allow(unsafe_code, reason = "rkyv's `munge!` expands to it")]
+
+mod deep;
+mod errors;
 
 use std::ops::Range;
 
 use bytes::Bytes;
-use opstate::{InMemoryStore, StateError, StateSnapshot, StateStore, StateStoreExt};
-use rkyv::bytecheck::CheckBytes;
+use opstate::{InMemoryStore, StateError, StateSnapshot, StateStore, StateStoreExt, StateValue, UnverifiedImage};
 use rkyv::munge::munge;
 use rkyv::rancor::BoxedError;
-use rkyv::ser::allocator::ArenaHandle;
-use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::counting::allocated_by;
@@ -28,14 +28,14 @@ fn window() -> Window {
     Window { count: 7, sum: i128::MIN, route: "DTW-LAS".into(), delays: vec![1, u128::MAX], last: Some(Box::new(-5)) }
 }
 
-/// Hands out values at a chosen distance from a multiple of 16.
-struct Shifted {
-    inner: InMemoryStore,
-    shift: usize,
+/// A source that hands out values at a chosen distance from a multiple of 16.
+pub(crate) struct Shifted {
+    pub(crate) inner: InMemoryStore,
+    pub(crate) shift: usize,
 }
 
 impl Shifted {
-    /// The value in a buffer, and where in it.
+    /// Returns a buffer that contains the value, and the value's range in it.
     fn shifted(&self, value: &[u8]) -> (Vec<u8>, Range<usize>) {
         let mut buffer = vec![0; value.len() + 32];
         let start = buffer.as_ptr().addr().next_multiple_of(16) - buffer.as_ptr().addr() + self.shift;
@@ -115,20 +115,32 @@ fn values_come_back_at_every_alignment() {
         assert_eq!(store.get_typed::<Window>(b"w").unwrap(), Some(expected.clone()));
 
         store
-            .update::<Window>(b"w", |current| {
-                assert_eq!(current, Some(expected));
-                Some(Window { route: "longer than it was before, by far".into(), ..current? })
+            .update(b"w", |current: &mut Option<Window>| {
+                assert_eq!(*current, Some(expected));
+                current.as_mut().unwrap().route = "longer than it was before, by far".into();
             })
             .unwrap();
         assert_eq!(store.view::<Window, _>(b"w", |w| w.route.len()).unwrap(), Some(33));
-        store.update::<Window>(b"w", |_| None).unwrap();
+        store.update(b"w", |current: &mut Option<Window>| *current = None).unwrap();
         assert!(store.is_empty());
-        store.restore(before);
+        assert_eq!(store.take_typed::<Window>(b"w").unwrap(), None);
+        store.restore(before.clone());
+        let failed = store.try_update(b"w", |current: &mut Option<Window>| {
+            *current = None;
+            Err::<(), _>(StateError::store("on second thoughts"))
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "the store failed: on second thoughts");
         assert_eq!(store.get_typed::<Window>(b"w").unwrap(), Some(window()));
+        assert_eq!(before.view::<Window, _>(b"w", |w| w.route.len()).unwrap(), Some(7));
+        assert_eq!(before.view::<Window, _>(b"x", |_| panic!("there is no value")).unwrap(), None::<()>);
+        let all: Result<Vec<_>, _> = store.scan_typed::<Window>(b"v"..).rev().collect();
+        assert_eq!(all.unwrap(), [(b"w"[..].into(), window())]);
+        assert_eq!(store.take_typed::<Window>(b"w").unwrap(), Some(window()));
+        assert!(store.is_empty());
     }
 }
 
-/// What a forger may write: the parts of a value lie as their type wants them only when it starts at some places.
+/// Checks forged values whose parts are aligned for their type only at some start addresses.
 #[test]
 fn a_verdict_does_not_depend_on_where_a_value_lies() {
     let boxed = rkyv::to_bytes::<BoxedError>(&Box::new(5_u128)).unwrap();
@@ -165,9 +177,20 @@ fn a_wrong_type_is_an_error_that_names_it() {
             };
             check(store.get_typed::<Window>(&key).unwrap_err());
             check(store.view::<Window, _>(&key, |_| panic!("not valid")).map(|_: Option<()>| ()).unwrap_err());
-            check(store.update::<Window>(&key, |_| panic!("not valid")).unwrap_err());
+            check(store.update(&key, |_: &mut Option<Window>| panic!("not valid")).map(|_: ()| ()).unwrap_err());
             let untouched = |_: rkyv::seal::Seal<'_, ArchivedWindow>| -> () { panic!("not valid") };
             check(store.modify_typed::<Window, _>(&key, untouched).unwrap_err());
+            check(store.take_typed::<Window>(&key).unwrap_err());
+            check(store.scan_typed::<Window>(&key[..]..).next().unwrap().unwrap_err());
+            check(store.scan_typed::<Window>(..=&key[..]).next_back().unwrap().unwrap_err());
+            let snapshot = store.snapshot();
+            check(snapshot.get_typed::<Window>(&key).unwrap_err());
+            check(snapshot.view::<Window, _>(&key, |_| panic!("not valid")).map(|_: Option<()>| ()).unwrap_err());
+            check(snapshot.scan_typed::<Window>(&key[..]..).next().unwrap().unwrap_err());
+            let image = UnverifiedImage::from_bytes(snapshot.to_bytes()).unwrap();
+            check(image.get_typed::<Window>(&key).unwrap_err());
+            check(image.view::<Window, _>(&key, |_| panic!("not valid")).map(|_: Option<()>| ()).unwrap_err());
+            check(image.scan_typed::<Window>(&key[..]..).next().unwrap().unwrap_err());
             assert_eq!(store.get(&key).as_deref(), Some(bytes));
         }
     }
@@ -185,7 +208,7 @@ fn a_part_of_a_longer_value_is_not_taken_for_a_shorter_type() {
         let mut store = Shifted { inner: InMemoryStore::new(), shift };
         store.put_typed(b"k", &Longer { old: 1, new: 2 }).unwrap();
         let check = |error: StateError| {
-            assert!(error.to_string().contains("belong to nothing"), "{error}");
+            assert!(error.to_string().contains("bytes at its start belong to no archive of that type"), "{error}");
         };
         check(store.get_typed::<u64>(b"k").unwrap_err());
         check(store.get_typed::<bool>(b"k").map(drop).err().unwrap_or_else(|| panic!("a bool")));
@@ -198,13 +221,7 @@ fn a_part_of_a_longer_value_is_not_taken_for_a_shorter_type() {
 
 #[test]
 fn valid_values_of_all_shapes_use_all_their_bytes() {
-    fn round_trip<T>(value: T)
-    where
-        T: Archive + PartialEq + std::fmt::Debug,
-        T: for<'a> Serialize<rkyv::api::high::HighSerializer<AlignedVec, ArenaHandle<'a>, BoxedError>>,
-        T::Archived: for<'a> CheckBytes<rkyv::api::high::HighValidator<'a, BoxedError>>
-            + Deserialize<T, rkyv::api::high::HighDeserializer<BoxedError>>,
-    {
+    fn round_trip<T: StateValue + PartialEq + std::fmt::Debug>(value: T) {
         let mut store = InMemoryStore::new();
         store.put_typed(b"k", &value).unwrap();
         assert_eq!(store.get_typed::<T>(b"k").unwrap().as_ref(), Some(&value));
@@ -258,7 +275,7 @@ fn typed_access_to_small_values_allocates_nothing() {
             })
             .unwrap()
             .unwrap();
-        store.update::<(u64, u32)>(b"counter", |counter| counter.map(|(a, b)| (a + 1, b))).unwrap();
+        store.update(b"counter", |counter: &mut Option<(u64, u32)>| counter.as_mut().unwrap().0 += 1).unwrap();
         assert_eq!(store.get_typed::<(u64, u32)>(b"counter").unwrap(), Some((i + 2, i as u32)));
     };
     // The first call fills the thread's buffers.

@@ -1,6 +1,6 @@
-//! The model of a store: random operations on a store and on a `BTreeMap`, which must agree after every one.
+//! Model test of a store: random operations on a store and on a `BTreeMap`, which must agree after each one.
 //!
-//! The unit tests of `HotStore` include this file, too, to run it on a store whose parts are tiny.
+//! The unit tests of `HotStore` also include this file, to run it on a store whose parts are tiny.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -9,14 +9,15 @@ use std::ops::{Bound, ControlFlow, RangeBounds};
 
 use bytes::Bytes;
 use opstate::{
-    HotStore, ImageOptions, InMemoryStore, KeyGroups, StateDelta, StateError, StateSnapshot, StateStore, StateStoreExt,
+    Deleted, HotStore, ImageOptions, InMemoryStore, KeyGroups, Scan, StateDelta, StateError, StateSnapshot, StateStore,
+    StateStoreExt, UnverifiedImage, VALUE_ALIGNMENT,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// Keys that collide, nest and sit on every boundary of a layout.
+/// Generates keys that collide, nest and sit on every boundary of a layout.
 pub(crate) fn any_key() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         4 => proptest::collection::vec(prop_oneof![Just(0_u8), Just(1), Just(0x7F), Just(0x80), Just(0xFF)], 0..4),
@@ -40,34 +41,34 @@ fn any_bound() -> impl Strategy<Value = Bound<Vec<u8>>> {
     prop_oneof![Just(Bound::Unbounded), any_key().prop_map(Bound::Included), any_key().prop_map(Bound::Excluded)]
 }
 
-/// How many cases to run: 200, or what `OPSTATE_MODEL_CASES` says.
+/// Returns the number of cases: `OPSTATE_MODEL_CASES`, or 200 if it is not set.
 pub(crate) fn model_cases() -> u32 {
     env::var("OPSTATE_MODEL_CASES").map_or(200, |cases| cases.parse().expect("OPSTATE_MODEL_CASES is a number"))
 }
 
-/// Another way to the same contents.
+/// A way to make a snapshot with the same contents.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Way {
     /// The snapshot itself.
     Own,
-    /// An image, in memory, verified at once.
+    /// An image in memory, verified at once.
     Image,
-    /// An image, in memory, verified part by part.
+    /// An image in memory, verified part by part.
     Lazy,
     Reader,
     Stream,
     Grouped,
     GroupedLazy,
-    /// Entries that were collected out of order.
+    /// A snapshot collected from unordered entries.
     Collected,
-    /// A snapshot of another `HotStore`, which got the entries one by one.
+    /// A snapshot of another `HotStore` that got the entries one by one.
     OtherHot,
     OtherInMemory,
     /// A snapshot of another store that restored this one.
     Restored,
-    /// A delta on an empty snapshot.
+    /// A delta applied to an empty snapshot.
     Applied,
-    /// Slices that were merged.
+    /// Slices that are merged.
     Merged,
 }
 
@@ -99,30 +100,37 @@ pub(crate) enum Op {
     Modify(Vec<u8>, u8),
     DeleteRange(Vec<u8>, Vec<u8>),
     DeletePrefix(Vec<u8>),
+    /// Deletes at most this many entries.
+    DeleteSome(Bound<Vec<u8>>, Bound<Vec<u8>>, usize),
+    /// Removes and returns at most this many entries.
+    Drain(Bound<Vec<u8>>, Bound<Vec<u8>>, usize),
+    Take(Vec<u8>),
     Scan(Bound<Vec<u8>>, Bound<Vec<u8>>),
     PrefixScan(Vec<u8>),
     GetMany(Vec<Vec<u8>>),
     Hold,
-    /// Holds the contents of a held snapshot a second time.
+    /// Adds a second snapshot with the contents of a held one.
     HoldAgain(Index, Way, usize),
     Drop(Index),
     Restore(Index, Way, usize),
-    /// Applies what leads from one held snapshot to another, whatever the store holds.
+    /// Restores an image that is verified during the restore, from memory or from a reader.
+    RestoreImage(Index, bool, usize),
+    /// Applies the delta between two held snapshots, whatever the store holds.
     Apply(Index, Index, usize),
-    /// Goes along held snapshots, by the deltas between them and by all of those merged.
+    /// Follows held snapshots by the deltas between them, and by all those deltas composed.
     Chain(Vec<Index>, usize),
-    /// Moves the state to so many workers, and back.
+    /// Moves the state to this many workers, and back.
     Regroup(u32, u32),
     Clear,
 }
 
-/// Programs of 200 operations on average.
+/// Generates programs of 200 operations on average.
 pub(crate) fn any_ops() -> impl Strategy<Value = Vec<Op>> {
     proptest::collection::vec(any_op(), 0..=400)
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
-    // What empties the store is rare, so that most of the time there is something in it.
+    // Operations that empty the store are rare, so that it usually holds entries.
     prop_oneof![
         20 => (any_key(), any_value()).prop_map(|(key, value)| Op::Put(key, value)),
         4 => (any_key(), any_value()).prop_map(|(key, value)| Op::PutBytes(key, value)),
@@ -132,6 +140,9 @@ fn any_op() -> impl Strategy<Value = Op> {
         8 => (any_key(), any::<u8>()).prop_map(|(key, by)| Op::Modify(key, by)),
         1 => (any_key(), any_key()).prop_map(|(start, end)| Op::DeleteRange(start, end)),
         1 => any_key().prop_filter("all of it", |prefix| !prefix.is_empty()).prop_map(Op::DeletePrefix),
+        1 => (any_bound(), any_bound(), 0_usize..9).prop_map(|(start, end, limit)| Op::DeleteSome(start, end, limit)),
+        1 => (any_bound(), any_bound(), 0_usize..9).prop_map(|(start, end, limit)| Op::Drain(start, end, limit)),
+        2 => any_key().prop_map(Op::Take),
         4 => (any_bound(), any_bound()).prop_map(|(start, end)| Op::Scan(start, end)),
         4 => any_key().prop_map(Op::PrefixScan),
         2 => proptest::collection::vec(any_key(), 0..40).prop_map(Op::GetMany),
@@ -139,6 +150,8 @@ fn any_op() -> impl Strategy<Value = Op> {
         2 => (any_index(), any_way(), 1_usize..400).prop_map(|(which, way, size)| Op::HoldAgain(which, way, size)),
         2 => any_index().prop_map(Op::Drop),
         3 => (any_index(), any_way(), 1_usize..400).prop_map(|(which, way, size)| Op::Restore(which, way, size)),
+        1 => (any_index(), any::<bool>(), 1_usize..400)
+            .prop_map(|(which, is_grouped, size)| Op::RestoreImage(which, is_grouped, size)),
         2 => (any_index(), any_index(), 1_usize..400).prop_map(|(from, to, size)| Op::Apply(from, to, size)),
         2 => (proptest::collection::vec(any_index(), 2..5), 1_usize..400)
             .prop_map(|(along, size)| Op::Chain(along, size)),
@@ -147,7 +160,7 @@ fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What was handed out at some moment, and what it has to be ever after.
+/// Values handed out at some moment, and the contents they must keep.
 struct Held {
     snapshot: StateSnapshot,
     handles: Vec<(Bytes, Bytes)>,
@@ -157,14 +170,38 @@ struct Held {
 impl Held {
     fn check(&self) {
         assert_same(self.snapshot.iter(), &self.model);
+        assert_same_from_both_ends(|| self.snapshot.iter(), &self.model);
         assert_same(self.handles.iter().cloned(), &self.model);
     }
 }
 
 fn assert_same(entries: impl Iterator<Item = (Bytes, Bytes)>, model: &Model) {
     let entries: Vec<_> = entries.collect();
+    let is_aligned = |value: &Bytes| value.is_empty() || value.as_ptr().addr() % VALUE_ALIGNMENT == 0;
+    assert!(entries.iter().all(|(_, value)| is_aligned(value)));
     let expected: Vec<_> = model.iter().map(|(key, value)| (Bytes::from(key.clone()), value.clone().into())).collect();
     assert_eq!(entries, expected);
+}
+
+/// Compares walks down and walks in turns with the model. Each step takes one entry from the start and two from the
+/// end.
+fn assert_same_from_both_ends<'a>(scan: impl Fn() -> Scan<'a>, model: &Model) {
+    let mut down: Vec<_> = scan().rev().collect();
+    down.reverse();
+    assert_same(down.into_iter(), model);
+    let (mut scan, mut front, mut back) = (scan(), Vec::new(), Vec::new());
+    for step in 0.. {
+        let next = if step % 3 == 0 {
+            scan.next().map(|entry| front.push(entry))
+        } else {
+            scan.next_back().map(|entry| back.push(entry))
+        };
+        if next.is_none() {
+            assert_eq!((scan.next(), scan.next_back()), (None, None));
+            break;
+        }
+    }
+    assert_same(front.into_iter().chain(back.into_iter().rev()), model);
 }
 
 fn size_of(model: &Model) -> usize {
@@ -175,7 +212,7 @@ fn as_slices(range: &(Bound<Vec<u8>>, Bound<Vec<u8>>)) -> (Bound<&[u8]>, Bound<&
     (range.0.as_ref().map(Vec::as_slice), range.1.as_ref().map(Vec::as_slice))
 }
 
-/// The ranges of every kind between two keys, of which the second may be the smaller one.
+/// Returns ranges of every kind between two keys. The second key may be the smaller one.
 pub(crate) fn ranges<'a>(start: &'a [u8], end: &'a [u8]) -> [(Bound<&'a [u8]>, Bound<&'a [u8]>); 8] {
     [
         (Bound::Included(start), Bound::Excluded(end)),
@@ -189,7 +226,7 @@ pub(crate) fn ranges<'a>(start: &'a [u8], end: &'a [u8]) -> [(Bound<&'a [u8]>, B
     ]
 }
 
-/// The entries of the model within any bounds, by comparing each key.
+/// Returns the model's entries within the bounds, by comparing each key.
 pub(crate) fn within(model: &Model, range: (Bound<&[u8]>, Bound<&[u8]>)) -> Model {
     let inside = |key: &[u8]| RangeBounds::<[u8]>::contains(&range, key);
     model.iter().filter(|(key, _)| inside(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
@@ -208,12 +245,12 @@ fn grouped_image_of(snapshot: &StateSnapshot, segment_bytes: usize) -> Vec<u8> {
     image
 }
 
-/// The part of a key that tells its group.
+/// Returns the part of a key that tells its group.
 fn part(key: &[u8]) -> &[u8] {
     &key[..key.len().min(2)]
 }
 
-/// A delta as it is read again from its image.
+/// Returns the delta between two snapshots, read back from its image.
 fn delta_between(from: &Held, to: &Held, segment_bytes: usize) -> StateDelta {
     let delta = to.snapshot.delta_since(&from.snapshot);
     let mut image = Vec::new();
@@ -223,22 +260,30 @@ fn delta_between(from: &Held, to: &Held, segment_bytes: usize) -> StateDelta {
     opened
 }
 
-/// The same contents by another way.
+/// Returns a snapshot with the contents of `from`, made in this way.
 fn by(way: Way, from: &Held, segment_bytes: usize, make: &impl Fn() -> Box<dyn StateStore>) -> StateSnapshot {
     let Held { snapshot, model, .. } = from;
     let filled = |mut store: Box<dyn StateStore>| {
-        // Not in order, so that it does not look like a restore.
+        // Reverse the order, so that it does not look like a restore.
         model.iter().rev().for_each(|(key, value)| store.put(key, value).unwrap());
         store.snapshot()
     };
     match way {
         Way::Own => snapshot.clone(),
         Way::Image => StateSnapshot::from_bytes(image_of(snapshot, segment_bytes)).unwrap(),
-        Way::Lazy => StateSnapshot::from_bytes_lazily(image_of(snapshot, segment_bytes)).unwrap(),
-        Way::Reader => StateSnapshot::from_reader(Cursor::new(image_of(snapshot, segment_bytes))).unwrap(),
+        Way::Lazy => {
+            UnverifiedImage::from_bytes(image_of(snapshot, segment_bytes)).and_then(|image| image.verify()).unwrap()
+        }
+        Way::Reader => {
+            let image = UnverifiedImage::from_reader(Cursor::new(image_of(snapshot, segment_bytes)));
+            image.and_then(|image| image.verify()).unwrap()
+        }
         Way::Stream => StateSnapshot::read_from(&image_of(snapshot, segment_bytes)[..]).unwrap(),
         Way::Grouped => StateSnapshot::from_bytes(grouped_image_of(snapshot, segment_bytes)).unwrap(),
-        Way::GroupedLazy => StateSnapshot::from_bytes_lazily(grouped_image_of(snapshot, segment_bytes)).unwrap(),
+        Way::GroupedLazy => {
+            let image = UnverifiedImage::from_bytes(grouped_image_of(snapshot, segment_bytes));
+            image.and_then(|image| image.verify()).unwrap()
+        }
         Way::Collected => model.iter().rev().map(|(key, value)| (key.clone(), value.clone())).collect(),
         Way::OtherHot => filled(Box::<HotStore>::default()),
         Way::OtherInMemory => filled(Box::<InMemoryStore>::default()),
@@ -258,7 +303,7 @@ fn by(way: Way, from: &Held, segment_bytes: usize, make: &impl Fn() -> Box<dyn S
     }
 }
 
-/// Runs on so many workers for a while, and returns what they hold together.
+/// Runs on this many workers for a while, and returns their merged state.
 fn regrouped(
     snapshot: &StateSnapshot,
     groups: u32,
@@ -274,10 +319,10 @@ fn regrouped(
         assert!(matches!(twice, StateError::ConflictingKeys { conflicts, .. } if conflicts == slice.len()), "{twice}");
     }
     let states = (0..workers).map(|worker| {
-        let own = groups.of_worker(worker, workers);
+        let own = groups.groups_of(worker, workers);
         let mut store = make();
         store.restore(StateSnapshot::merge(slices[own.start as usize..own.end as usize].iter().cloned()).unwrap());
-        // Its own work, which is undone.
+        // Do work on one worker, and undo it.
         let before = store.snapshot();
         store.put(b"a key of the worker", &worker.to_be_bytes()).unwrap();
         store.delete_prefix(&[0]).unwrap();
@@ -288,7 +333,7 @@ fn regrouped(
     StateSnapshot::merge(states).unwrap()
 }
 
-/// Holds one more, and lets go of the oldest if there are many.
+/// Holds one more snapshot, and drops the oldest if there are many.
 fn hold(held: &mut Vec<Held>, new: Held) {
     const MOST: usize = 10;
     if held.len() == MOST {
@@ -334,7 +379,8 @@ fn apply<S: StateStore + 'static>(
         }
         Op::DeleteRange(start, end) => {
             let gone = within(model, (Bound::Included(&start), Bound::Excluded(&end)));
-            assert_eq!(store.delete_range(&start..&end).unwrap(), gone.len());
+            let deleted = store.delete_range(start..end, usize::MAX).unwrap();
+            assert_eq!(deleted, Deleted { count: gone.len(), is_done: true });
             model.retain(|key, _| !gone.contains_key(key));
         }
         Op::DeletePrefix(prefix) => {
@@ -342,10 +388,28 @@ fn apply<S: StateStore + 'static>(
             model.retain(|key, _| !key.starts_with(&prefix));
             assert_eq!(store.delete_prefix(&prefix).unwrap(), before - model.len());
         }
+        Op::DeleteSome(start, end, limit) => {
+            let range = (start, end);
+            let within = within(model, as_slices(&range));
+            let deleted = store.delete_range(&range, limit).unwrap();
+            assert_eq!(deleted, Deleted { count: within.len().min(limit), is_done: within.len() <= limit });
+            within.keys().take(limit).for_each(|key| drop(model.remove(key)));
+        }
+        Op::Drain(start, end, limit) => {
+            let range = (start, end);
+            let within = within(model, as_slices(&range));
+            let drained = store.drain_range(&range, limit).unwrap();
+            assert_eq!(drained.is_done, within.len() <= limit);
+            let gone: Model = within.into_iter().take(limit).collect();
+            assert_same(drained.entries.into_iter(), &gone);
+            gone.keys().for_each(|key| drop(model.remove(key)));
+        }
+        Op::Take(key) => assert_eq!(store.take(&key).unwrap(), model.remove(&key).map(Bytes::from)),
         Op::Scan(start, end) => {
             let range = (start, end);
             let expected = within(model, as_slices(&range));
             assert_same(store.scan(as_slices(&range)), &expected);
+            assert_same_from_both_ends(|| store.scan(as_slices(&range)), &expected);
             let mut visited = Vec::new();
             store.visit_range(as_slices(&range), &mut |key, value| {
                 visited.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
@@ -360,6 +424,7 @@ fn apply<S: StateStore + 'static>(
             let mut expected = model.clone();
             expected.retain(|key, _| key.starts_with(&prefix));
             assert_same(store.prefix_scan(&prefix), &expected);
+            assert_same_from_both_ends(|| store.scan_prefix(&prefix), &expected);
             let mut visited = Vec::new();
             store.visit_prefix(&prefix, |key, value| {
                 visited.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
@@ -396,6 +461,16 @@ fn apply<S: StateStore + 'static>(
             store.try_restore(by(way, from, segment_bytes, &make)).unwrap();
             model.clone_from(&from.model);
         }
+        Op::RestoreImage(which, is_grouped, segment_bytes) if !held.is_empty() => {
+            let from = which.get(held);
+            let image = if is_grouped {
+                UnverifiedImage::from_reader(Cursor::new(grouped_image_of(&from.snapshot, segment_bytes)))
+            } else {
+                UnverifiedImage::from_bytes(image_of(&from.snapshot, segment_bytes))
+            };
+            image.unwrap().restore_into(store).unwrap();
+            model.clone_from(&from.model);
+        }
         Op::Apply(from, to, segment_bytes) if !held.is_empty() => {
             let (from, to) = (from.get(held), to.get(held));
             let delta = delta_between(from, to, segment_bytes);
@@ -413,9 +488,9 @@ fn apply<S: StateStore + 'static>(
             let along: Vec<&Held> = along.iter().map(|index| index.get(held)).collect();
             let (first, last) = (along[0], along[along.len() - 1]);
             let deltas: Vec<_> = along.windows(2).map(|pair| delta_between(pair[0], pair[1], segment_bytes)).collect();
-            let forth = deltas[1..].iter().fold(deltas[0].clone(), |all, next| all.merge(next).unwrap());
+            let forth = deltas[1..].iter().fold(deltas[0].clone(), |all, next| all.compose(next).unwrap());
             let back = deltas.iter().rev().skip(1);
-            let back = back.fold(deltas[deltas.len() - 1].clone(), |all, earlier| earlier.merge(&all).unwrap());
+            let back = back.fold(deltas[deltas.len() - 1].clone(), |all, earlier| earlier.compose(&all).unwrap());
             assert_eq!(forth, back);
             let image = forth.to_bytes();
             let merged = StateDelta::from_bytes(image).unwrap();
@@ -430,7 +505,7 @@ fn apply<S: StateStore + 'static>(
             hold(held, new);
         }
         Op::Regroup(groups, workers) => store.restore(regrouped(&store.snapshot(), groups, workers, &make)),
-        Op::HoldAgain(..) | Op::Drop(_) | Op::Restore(..) | Op::Apply(..) | Op::Chain(..) => {}
+        Op::HoldAgain(..) | Op::Drop(_) | Op::Restore(..) | Op::RestoreImage(..) | Op::Apply(..) | Op::Chain(..) => {}
         Op::Clear => {
             store.clear();
             model.clear();
@@ -440,7 +515,7 @@ fn apply<S: StateStore + 'static>(
     assert_eq!(store.is_empty(), model.is_empty());
 }
 
-/// Runs a program on a store that `make` makes; `validate` checks it after every operation.
+/// Runs a program on a store that `make` creates, and calls `validate` after every operation.
 pub(crate) fn run<S: StateStore + 'static>(make: impl Fn() -> S, validate: impl Fn(&S), ops: Vec<Op>) {
     let mut store = make();
     let mut model = Model::new();

@@ -1,15 +1,16 @@
-//! What images cost: writing them on one thread and on two, opening them whole and in place, splitting and merging.
+//! Costs of images: writing on one thread and on two, opening whole and in place, splitting and merging.
 //!
-//! `cargo bench --bench image -- 10` does it with so many million entries (1 unless told otherwise). Medians of three rounds.
+//! `cargo bench --bench image -- 10` measures with 10 million entries. The default is 1 million. Times are medians of
+//! three rounds.
 
 use std::fs::File;
 use std::hint::black_box;
 use std::io;
 use std::time::{Duration, Instant};
 
-use opstate::{GroupedImage, HotStore, ImageOptions, KeyGroups, StateSnapshot, StateStore, StateStoreExt};
+use opstate::{GroupedImage, HotStore, ImageOptions, KeyGroups, StateSnapshot, StateStore, UnverifiedImage};
 
-/// The median of three rounds; what a round is done to is made anew, and not counted.
+/// Returns the median time of three rounds. Each round gets a new input, whose construction is not timed.
 fn median<I, R>(mut input: impl FnMut() -> I, mut round: impl FnMut(I) -> R) -> Duration {
     let mut times = [(); 3].map(|()| {
         let input = input();
@@ -34,7 +35,7 @@ fn print(what: &str, time: Duration, entries: usize) {
 fn filled(entries: u64, value_len: usize) -> HotStore {
     let mut store = HotStore::new();
     for i in 0..entries {
-        // An odd factor permutes the numbers of 64 bits.
+        // Multiplying by an odd number permutes the 64-bit integers.
         let key = (i.wrapping_mul(0x9E37_79B9_7F4A_7C15)).to_be_bytes();
         store.put(&[&key[..], b"/key"].concat(), &vec![i as u8; value_len]).unwrap();
     }
@@ -49,7 +50,7 @@ fn main() -> Result<(), opstate::StateError> {
     for value_len in [8, 100] {
         let mut store = filled(entries, value_len);
         let n = store.len();
-        // A snapshot that has forgotten its fingerprint, as one just taken has never known it.
+        // A new snapshot has not computed its fingerprint yet.
         let mut fresh = || store.snapshot();
         println!("\n{n} entries in a `HotStore`, keys of 12 bytes, values of {value_len}");
         for threads in [1, 2, 3] {
@@ -87,21 +88,21 @@ fn main() -> Result<(), opstate::StateError> {
             n,
         );
         print("read_from the file", median(|| (), |()| StateSnapshot::read_from(File::open(&path).unwrap())), n);
-        print("open", median(|| (), |()| StateSnapshot::open(&path)), n);
-        print("from_reader", median(|| (), |()| StateSnapshot::from_reader(File::open(&path).unwrap())), n);
-        let open = || StateSnapshot::open(&path).unwrap();
-        print("the first get after open", median(open, |snapshot| (snapshot.get(b"middle"), snapshot)), n);
-        print("verify after open", median(open, |snapshot| snapshot.verify()), n);
-        print("scan after open", median(open, |snapshot| snapshot.iter().count()), n);
-        let mut restore = |what, open: &dyn Fn() -> StateSnapshot| {
-            print(what, median(open, |snapshot| store.restore(snapshot)), n);
+        print("open", median(|| (), |()| UnverifiedImage::open(&path)), n);
+        print("from_reader", median(|| (), |()| UnverifiedImage::from_reader(File::open(&path).unwrap())), n);
+        let open = || UnverifiedImage::open(&path).unwrap();
+        print("the first get after open", median(open, |image| (image.get(b"middle").unwrap(), image)), n);
+        print("verify after open", median(open, |image| image.verify().unwrap()), n);
+        print("scan after open", median(open, |image| image.iter().map(Result::unwrap).count()), n);
+        let mut restore = |what, open: &dyn Fn() -> UnverifiedImage| {
+            print(what, median(open, |image| image.restore_into(&mut store).unwrap()), n);
         };
-        restore("restore a `HotStore` after open", &open);
-        restore("restore it after from_reader", &|| StateSnapshot::from_reader(File::open(&path).unwrap()).unwrap());
-        restore("restore it after from_bytes, without that", &|| {
-            StateSnapshot::from_bytes(std::fs::read(&path).unwrap()).unwrap()
+        restore("verify and restore a `HotStore` after open", &open);
+        restore("verify and restore it after from_reader", &|| {
+            UnverifiedImage::from_reader(File::open(&path).unwrap()).unwrap()
         });
-        print("try_restore after open", median(open, |snapshot| store.try_restore(snapshot)), n);
+        let open = || StateSnapshot::from_bytes(std::fs::read(&path).unwrap()).unwrap();
+        print("restore it after from_bytes, without that", median(open, |snapshot| store.restore(snapshot)), n);
 
         snapshot.write_grouped(groups, |key| key, options, File::create(&path)?)?;
         print("open a grouped image", median(|| (), |()| GroupedImage::open(&path)), n);

@@ -9,13 +9,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use opstate::{ImageInfo, ImageKind, ImageOptions, StateDelta, StateError, StateSnapshot};
+use opstate::{
+    ImageInfo, ImageKind, ImageOptions, KeyGroups, Label, StateDelta, StateError, StateSnapshot, UnverifiedImage,
+};
 use tempfile::TempDir;
 
 use crate::examples;
 use crate::layout::{extents, get_u64, seal_parts, set_u64};
 
-/// All kinds, with several segments and blobs, and without any.
+/// Files of format 1 of all kinds, with several segments and blobs, and without any.
 const GOLDEN: [&str; 5] = ["v1-segments.image", "v1-grouped.image", "v1.delta", "v1-edges.image", "v1-empty.image"];
 
 fn golden_path(name: &str) -> PathBuf {
@@ -26,10 +28,46 @@ fn golden(name: &str) -> Vec<u8> {
     fs::read(golden_path(name)).unwrap()
 }
 
-/// A key, and its value unless it is deleted.
+fn label() -> Label {
+    Label::new().operator("dedup").job("clicks").user(vec![1, 2, 3])
+}
+
+/// Returns the contents of the golden files of format 1, written again. All have a label, except those named otherwise.
+fn written_anew() -> [(&'static str, Vec<u8>); 6] {
+    let opened = |name| StateSnapshot::from_bytes(golden(name)).unwrap();
+    let options = ImageOptions::new().segment_bytes(256);
+    let image = |snapshot: StateSnapshot, options| {
+        let mut image = Vec::new();
+        snapshot.write_with(options, &mut image).unwrap();
+        image
+    };
+    let segments = opened("v1-segments.image").with_label(label());
+    let changed = segments.apply(&StateDelta::from_bytes(golden("v1.delta")).unwrap()).unwrap().with_label(label());
+    let (mut grouped, mut delta) = (Vec::new(), Vec::new());
+    opened("v1-grouped.image")
+        .with_label(label())
+        .write_grouped(KeyGroups::new(8).unwrap(), |key| &key[..7], options, &mut grouped)
+        .unwrap();
+    changed.delta_since(&segments).write_with(options, &mut delta).unwrap();
+    [
+        ("segments.image", image(segments, options)),
+        ("segments-unlabelled.image", image(opened("v1-segments.image"), options)),
+        ("grouped.image", grouped),
+        (".delta", delta),
+        ("edges.image", image(opened("v1-edges.image").with_label(label()), ImageOptions::new())),
+        ("empty-unlabelled.image", image(opened("v1-empty.image"), options)),
+    ]
+}
+
+/// Returns the files of format 1 and of [`written_anew`]. The names of files of format 1 start with `v1`.
+fn files() -> Vec<(&'static str, Vec<u8>)> {
+    GOLDEN.iter().map(|&name| (name, golden(name))).chain(written_anew()).collect()
+}
+
+/// A key and its value, or `None` if it is deleted.
 type Change = (Vec<u8>, Option<Vec<u8>>);
 
-/// What a sound file holds, by the interface that is for sound files.
+/// Returns the contents of a sound file, read by the interface for sound files.
 fn contents(file: &[u8]) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
     let owned = |(key, value): (bytes::Bytes, Option<bytes::Bytes>)| (key.to_vec(), value.map(|value| value.to_vec()));
     match StateSnapshot::from_bytes(file.to_vec()) {
@@ -38,7 +76,7 @@ fn contents(file: &[u8]) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
     }
 }
 
-/// What [`ImageInfo`] reads of a file: the entries, and how many parts it says are damaged.
+/// Returns the entries that [`ImageInfo`] reads, and the number of parts it reports as damaged.
 fn survey(info: &ImageInfo) -> (Vec<Change>, usize) {
     let (mut entries, mut damaged) = (Vec::new(), info.damage().len());
     for segment in info.segments() {
@@ -64,8 +102,7 @@ fn survey(info: &ImageInfo) -> (Vec<Change>, usize) {
 
 #[test]
 fn a_sound_file_is_told_as_it_is() {
-    for name in GOLDEN {
-        let file = golden(name);
+    for (name, file) in files() {
         let contents = contents(&file);
         for info in [ImageInfo::from_bytes(file.clone()), ImageInfo::from_reader(Cursor::new(file.clone()))] {
             let info = info.unwrap();
@@ -78,7 +115,10 @@ fn a_sound_file_is_told_as_it_is() {
             assert_eq!(totals.key_bytes, contents.keys().map(|key| key.len() as u64).sum::<u64>());
             let value_bytes: u64 = contents.values().flatten().map(|value| value.len() as u64).sum();
             assert_eq!(totals.value_bytes, value_bytes);
-            assert_eq!((info.version(), info.flags(), info.image_bytes()), (1, 0, file.len() as u64));
+            let version = if name.starts_with("v1") { 1 } else { 2 };
+            assert_eq!((info.version(), info.flags(), info.image_bytes()), (version, 0, file.len() as u64));
+            let has_label = version == 2 && !name.contains("unlabelled");
+            assert_eq!(info.label(), &if has_label { label() } else { Label::new() }, "{name}");
             let footer = info.footer().unwrap();
             assert_eq!((footer.start, footer.end), (get_u64(&file, file.len() - 88), file.len() as u64 - 88));
             if info.kind() == ImageKind::Grouped {
@@ -92,33 +132,32 @@ fn a_sound_file_is_told_as_it_is() {
                 let mut read = segment.read().unwrap();
                 assert_eq!(segment.first_key(), &read.next().unwrap().0[..]);
                 assert_eq!(segment.entries() as usize, read.count() + 1);
-                (start, start + segment.image_bytes() as usize)
+                (start, start + segment.segment_bytes() as usize)
             });
             assert!(told.eq(extents(&file)));
             let delta = StateDelta::from_bytes(file.clone()).ok();
             assert_eq!(info.kind() == ImageKind::Delta, delta.is_some());
             let ends = delta.map(|delta| {
                 let counts = (delta.inserts() as u64, delta.deletes() as u64);
-                (delta.base_fingerprint(), delta.fingerprint(), counts)
+                (delta.base_fingerprint(), delta.result_fingerprint(), counts)
             });
-            assert_eq!(info.delta_ends().map(|ends| (ends.base, ends.result, (ends.inserts, ends.deletes))), ends);
+            assert_eq!(info.delta_info().map(|ends| (ends.base, ends.result, (ends.inserts, ends.deletes))), ends);
         }
     }
 }
 
 #[test]
 fn a_damaged_byte_costs_at_most_its_segment() {
-    for name in GOLDEN {
-        let file = golden(name);
+    for (name, file) in files() {
         let contents = contents(&file);
         let (mut told, mut refused) = (0, 0);
         for at in 0..file.len() {
-            for bit in [0, 6] {
+            for bit in [0, 1, 6] {
                 let mut damaged = file.clone();
                 damaged[at] ^= 1 << bit;
                 let info = match ImageInfo::from_bytes(damaged) {
                     Ok(info) => info,
-                    // Another magic, a newer version.
+                    // The damaged byte lies in the magic or in the version.
                     Err(StateError::NotAnImage { .. } | StateError::UnsupportedVersion { .. }) if at < 10 => {
                         refused += 1;
                         continue;
@@ -130,7 +169,7 @@ fn a_damaged_byte_costs_at_most_its_segment() {
                     assert_eq!(contents.get(key), Some(value), "{name}, byte {at}: another entry than was written");
                 }
                 let lost = contents.len() - entries.len();
-                // Zeros between the images of groups are no part of any of them; `verify` looks at those.
+                // Zeros between the images of groups belong to none of them. Only `verify` checks them.
                 assert!(problems > 0 || (info.kind() == ImageKind::Grouped && lost == 0), "{name}, byte {at}");
                 told += 1;
                 if info.kind() == ImageKind::Grouped {
@@ -140,16 +179,16 @@ fn a_damaged_byte_costs_at_most_its_segment() {
                 let hit = extents.iter().any(|extent| (extent.0..extent.1).contains(&at));
                 let footer = get_u64(&file, file.len() - 88) as usize;
                 let is_descriptor = (footer..footer + 40 * extents.len()).contains(&at);
-                // The offset and the length of the footer, and the number of segments.
+                // The byte lies in the offset or length of the footer, or in the number of segments.
                 let is_place = (file.len() - 88..file.len() - 64).contains(&at);
-                // Of the footer.
+                // The byte lies in the footer's checksum.
                 let is_checksum = (file.len() - 24..file.len() - 16).contains(&at);
                 if hit {
                     assert_eq!((problems, lost > 0), (1, true), "{name}, byte {at}");
                 } else if !is_descriptor && (is_checksum || (footer..file.len() - 88).contains(&at)) {
-                    // How long a blob is only the footer tells.
+                    // Only the footer tells the length of a blob.
                     let blobs = contents.values().flatten().filter(|value| value.len() >= 256).count();
-                    let has_blobs = name != "v1-edges.image";
+                    let has_blobs = !name.ends_with("edges.image");
                     assert_eq!(lost, if has_blobs { blobs } else { 0 }, "{name}, byte {at}");
                 } else if !is_descriptor && !is_place {
                     assert_eq!(lost, 0, "{name}, byte {at}: lost although no segment is damaged");
@@ -163,8 +202,7 @@ fn a_damaged_byte_costs_at_most_its_segment() {
 
 #[test]
 fn what_is_cut_short_still_tells_what_it_was() {
-    for name in GOLDEN {
-        let file = golden(name);
+    for (name, file) in files() {
         let whole = ImageInfo::from_bytes(file.clone()).unwrap();
         for len in 0..file.len() {
             match ImageInfo::from_bytes(file[..len].to_vec()) {
@@ -173,7 +211,7 @@ fn what_is_cut_short_still_tells_what_it_was() {
                 Ok(info) => {
                     assert!(len >= 32);
                     assert_eq!((info.kind(), info.timestamp_ns()), (whole.kind(), whole.timestamp_ns()));
-                    // Within a grouped image others end, with trailers that are sound but for their place.
+                    // Other images end within a grouped image. Their trailers are sound except for their position.
                     assert!(!info.damage().is_empty(), "{name}, {len}");
                     assert_eq!(survey(&info).0, []);
                 }
@@ -182,12 +220,11 @@ fn what_is_cut_short_still_tells_what_it_was() {
     }
 }
 
-/// Every number of footer and trailer, and of a directory, set to extremes with all checksums made right.
+/// Sets every number of footer, trailer and directory to extremes, with correct checksums.
 #[test]
 fn a_forged_file_is_an_error_or_well_formed() {
     let mut forged = 0;
-    for name in GOLDEN {
-        let file = golden(name);
+    for (_, file) in files() {
         let footer = get_u64(&file, file.len() - 88) as usize;
         for at in (footer..file.len() - 24).step_by(4) {
             for number in [0, 1, 7, 16, 33, 1 << 20, 1 << 32, 1 << 63, u64::MAX - 15, u64::MAX] {
@@ -225,8 +262,8 @@ fn differences_stop_at_the_first_damage_of_either_side() {
     };
     let ((old, old_image), (new, new_image)) = (image(3), image(4));
     let all: Vec<_> = new.diff(&old).collect();
-    let lazily = |image: &[u8]| StateSnapshot::from_reader(Cursor::new(image.to_vec())).unwrap();
-    let sound: Result<Vec<_>, _> = lazily(&new_image).try_diff(&lazily(&old_image)).collect();
+    let lazily = |image: &[u8]| UnverifiedImage::from_reader(Cursor::new(image.to_vec())).unwrap();
+    let sound: Result<Vec<_>, _> = lazily(&new_image).diff(&lazily(&old_image)).collect();
     assert_eq!(sound.unwrap(), all);
     for side in [&old_image, &new_image] {
         for (start, end) in extents(side) {
@@ -235,21 +272,22 @@ fn differences_stop_at_the_first_damage_of_either_side() {
             let is_old = std::ptr::eq(side, &old_image);
             let (earlier, later) = if is_old { (&damaged, &new_image) } else { (&old_image, &damaged) };
             let (earlier, later) = (lazily(earlier), lazily(later));
-            let mut differences = later.try_diff(&earlier);
+            let mut differences = later.diff(&earlier);
             let before: Vec<_> = differences.by_ref().map_while(Result::ok).collect();
             assert!(differences.next().is_none());
-            // All that sort before the damage, and nothing else.
+            // Differences are found only for keys that sort before the damage.
             let first_lost = ImageInfo::from_bytes(side.clone()).unwrap();
             let first_lost = first_lost.segments().find(|segment| segment.offset() == start as u64).unwrap();
-            let expected: Vec<_> = all.iter().filter(|(key, ..)| key[..] < *first_lost.first_key()).cloned().collect();
+            let expected: Vec<_> =
+                all.iter().filter(|difference| difference.key[..] < *first_lost.first_key()).cloned().collect();
             assert_eq!(before, expected[..before.len()]);
-            // The other side's next key may lie before the damage, and is not known to be missing on this one.
+            // The other side's next key may lie before the damage. It cannot be known whether this side lacks that key.
             assert!(expected.len() - before.len() <= 2, "{} of {}", before.len(), expected.len());
         }
     }
 }
 
-/// The example, run in a directory of its own.
+/// Runs the example in a directory of its own.
 fn run(args: &[&str]) -> (Option<i32>, String, String) {
     static EXAMPLE: OnceLock<PathBuf> = OnceLock::new();
     let example = EXAMPLE.get_or_init(|| examples::built("inspect"));
@@ -260,7 +298,7 @@ fn run(args: &[&str]) -> (Option<i32>, String, String) {
     (status.code(), stdout, stderr)
 }
 
-/// Runs it on what is sound, and returns what it prints.
+/// Runs the example on a sound file, and returns its output.
 #[track_caller]
 fn print(args: &[&str]) -> String {
     let (code, stdout, stderr) = run(args);
@@ -268,7 +306,7 @@ fn print(args: &[&str]) -> String {
     stdout
 }
 
-/// As [`print`], on what is damaged.
+/// Runs the example on a damaged file, and returns its output.
 #[track_caller]
 fn print_damaged(args: &[&str]) -> String {
     let (code, stdout, stderr) = run(args);
@@ -286,7 +324,7 @@ fn write(dir: &TempDir, name: &str, bytes: &[u8]) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// Whether a line has these words, in order and next to each other.
+/// Returns `true` if a line contains these words in order, next to each other.
 fn has_row(text: &str, words: &[&str]) -> bool {
     text.lines().any(|line| {
         let found: Vec<_> = line.split_whitespace().collect();
@@ -345,6 +383,28 @@ fn the_example_reports_every_kind() {
 }
 
 #[test]
+fn the_example_shows_the_label_where_there_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, file) in files() {
+        let report = print(&[&write(&dir, name, &file)]);
+        let version = if name.starts_with("v1") { "1," } else { "2," };
+        assert!(has_row(&report, &["format", "version", version, "flags", "0x0"]), "{report}");
+        let has_label = version == "2," && !name.contains("unlabelled");
+        for row in [&["operator", "dedup"][..], &["job", "clicks"], &["user", "bytes", "3", "B"]] {
+            assert_eq!(has_row(&report, row), has_label, "{row:?}:\n{report}");
+        }
+    }
+
+    // Only parts that are set appear, as text with escapes, cut to the width.
+    let label = Label::new().job(format!("a\n{}", "x".repeat(1000)));
+    let image = StateSnapshot::from_iter([("key", "value")]).with_label(label).to_bytes();
+    let report = print(&[&write(&dir, "job", &image)]);
+    assert!(has_row(&report, &["job", &format!("a\\n{}...", "x".repeat(74))]), "{report}");
+    assert!(!report.contains("operator") && !report.contains("user bytes"), "{report}");
+    assert!(report.lines().all(|line| line.len() <= 100), "{report}");
+}
+
+#[test]
 fn many_segments_and_prefixes_are_cut_short_unless_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let mut image = Vec::new();
@@ -368,9 +428,9 @@ fn many_segments_and_prefixes_are_cut_short_unless_asked_for() {
 
 #[test]
 fn a_dump_is_the_contents() {
-    for name in GOLDEN {
-        let dump = print(&["--dump", "--hex", "--width", "0", &golden_arg(name)]);
-        let file = golden(name);
+    let dir = tempfile::tempdir().unwrap();
+    for (name, file) in files() {
+        let dump = print(&["--dump", "--hex", "--width", "0", &write(&dir, name, &file)]);
         let is_delta = StateDelta::from_bytes(file.clone()).is_ok();
         let mut found = BTreeMap::new();
         for line in dump.lines() {
@@ -434,7 +494,7 @@ fn differences_are_listed_in_order() {
     assert_eq!(code, Some(1));
     assert!(stderr.contains("v1.delta: the image holds a delta, expected a snapshot"), "{stderr}");
 
-    // Damage: what comes before it, and which file it is.
+    // After damage, the output has the differences before it and the name of the damaged file.
     let mut damaged = golden("v1-segments.image");
     damaged[900] ^= 1;
     let damaged = write(&dir, "damaged.image", &damaged);
@@ -446,7 +506,7 @@ fn differences_are_listed_in_order() {
 #[test]
 fn damage_is_reported_where_it_is_and_the_rest_is_still_listed() {
     let dir = tempfile::tempdir().unwrap();
-    // The file, the damaged byte, what is said of it, and the number of entries still readable.
+    // Each row has the file, the damaged byte, the message, and the number of entries still readable.
     for (name, at, said, readable) in [
         ("v1-segments.image", 900, "the segment at byte 880 has checksum", 54),
         ("v1-segments.image", 10, "the header at byte 0 has checksum", 60),
@@ -488,12 +548,12 @@ fn damage_is_reported_where_it_is_and_the_rest_is_still_listed() {
 fn what_is_no_image_is_said_to_be_none() {
     let dir = tempfile::tempdir().unwrap();
     let mut newer = golden("v1-empty.image");
-    newer[8] = 2;
+    newer[8] = 3;
     for (path, said) in [
         (write(&dir, "empty", b""), "is empty; it was never written"),
         (write(&dir, "text", b"some text, and long enough to be an image"), "an image starts with"),
         (write(&dir, "short", &golden("v1.delta")[..20]), "has 20 bytes where at least 120 are needed"),
-        (write(&dir, "newer", &newer), "format version 2"),
+        (write(&dir, "newer", &newer), "format version 3"),
         (dir.path().to_str().unwrap().to_owned(), "is a directory"),
         (dir.path().join("missing").to_str().unwrap().to_owned(), "cannot open"),
     ] {
@@ -516,7 +576,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     let path = write(&dir, "large.image", &StateSnapshot::from_iter(entries).to_bytes());
     let empty = golden_arg("v1-empty.image");
     for args in [&["--dump", &path[..]][..], &["--diff", &empty, &path], &["--segments", "0", &path]] {
-        // So that the example is there.
+        // Make sure that the example is built.
         run(&["--help"]);
         let mut child = Command::new(examples::built("inspect"))
             .args(args)

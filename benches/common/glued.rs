@@ -1,14 +1,11 @@
-//! The glued maps: a hash map for the values beside a sorted set for the order, as operators keep their state elsewhere.
+//! A hash map for the values glued to a sorted set for the order. Many operators keep their state this way.
 
 use std::collections::BTreeSet;
 use std::ops::{Bound, ControlFlow, Range};
 
 use ahash::AHashMap;
 use bytes::Bytes;
-use opstate::{StateError, StateSnapshot, StateStore, check_entry_len};
-
-type Entries<'a> = Box<dyn Iterator<Item = (Bytes, Bytes)> + 'a>;
-type KeyBounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+use opstate::{Deleted, Entries, KeyBounds, StateError, StateSnapshot, StateStore, check_entry_len};
 
 #[derive(Default)]
 pub(crate) struct GluedMaps {
@@ -26,7 +23,7 @@ impl GluedMaps {
             }
             _ => false,
         };
-        // The set panics where there is no range.
+        // `BTreeSet::range` panics if the bounds are inverted.
         let keys = (!is_empty).then(|| self.order.range::<[u8], _>(range));
         keys.into_iter().flatten().map(|key| (&key[..], &self.values[key]))
     }
@@ -89,7 +86,7 @@ impl StateStore for GluedMaps {
     }
 
     fn restore(&mut self, snapshot: StateSnapshot) {
-        // The values are copied, because slices of an image would keep the whole of it alive.
+        // Slices of an image would keep the whole image alive, so the values are copied.
         self.values = snapshot.iter().map(|(key, value)| (key.to_vec(), Bytes::copy_from_slice(&value))).collect();
         self.order = snapshot.iter().map(|(key, _)| key.to_vec()).collect();
         self.size_bytes = snapshot.size_bytes();
@@ -101,6 +98,15 @@ impl StateStore for GluedMaps {
 
     fn contains(&self, key: &[u8]) -> bool {
         self.values.contains_key(key)
+    }
+
+    fn delete_within(&mut self, bounds: KeyBounds<'_>, limit: usize) -> Result<Deleted, StateError> {
+        let mut entries = self.entries(bounds);
+        let keys: Vec<Vec<u8>> = entries.by_ref().take(limit).map(|(key, _)| key.to_vec()).collect();
+        let is_done = entries.next().is_none();
+        drop(entries);
+        keys.iter().try_for_each(|key| self.delete(key))?;
+        Ok(Deleted { count: keys.len(), is_done })
     }
 
     fn read(&self, key: &[u8], f: &mut dyn FnMut(&[u8])) -> bool {

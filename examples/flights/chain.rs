@@ -1,15 +1,17 @@
-//! Chains: a full image and the deltas that follow it, each of what has changed since the one before.
+//! Chains: a full image and the deltas after it. Each delta holds the changes since the checkpoint before it.
 //!
 //! ```text
 //!   --compact-every 4      00.checkpoint  01.delta  02.delta  03.delta  04.checkpoint  05.delta ...
 //!                          └──────────── a chain ──────────┘  └──────────── the next
 //! ```
 //!
-//! Every k-th checkpoint is a full image. To merge the deltas of a chain instead (`StateDelta::merge`) would spare writing
-//! what never changes, but the image they all build on would have to stay for ever, and in a job whose windows come and
-//! go most of it would soon be deletions. A new image costs nobody but the writer, which has the snapshot at hand, and
-//! depends on no older file. A run that resumes begins with one, too: its stores are new, perhaps of other workers, and
-//! have no snapshot in common with those of the run before.
+//! Every k-th checkpoint is a full image. The alternative is to merge the deltas of a chain (`StateDelta::compose`).
+//! That would avoid rewriting unchanged entries, but the first image would have to stay forever. In a job whose windows
+//! come and go, most of that image would soon be deleted entries. A new image depends on no older file and costs only
+//! the writer, which has the snapshot at hand.
+//!
+//! A resumed run also begins with an image. Its stores are new, and perhaps belong to other workers. They share no
+//! snapshot with the stores of the earlier run.
 
 use std::io;
 use std::path::PathBuf;
@@ -20,16 +22,16 @@ use crate::directory::{Directory, Kind, Name, Step};
 use crate::operators::Slice;
 use crate::report::counted;
 
-/// How many chains are kept: the newest, and spares in case it is damaged.
+/// Number of chains to keep: the newest one, and spares in case it is damaged.
 const KEPT: usize = 3;
 
-/// The chains of a directory, oldest first. A crash or a missing file may have left deltas without an image in front.
+/// Returns the chains of a directory, oldest first. After a crash or a lost file, deltas may lack their image.
 fn chains(directory: &Directory) -> Result<Vec<Vec<Name>>> {
     let files = directory.files()?;
     Ok(files.chunk_by(|_, next| next.kind == Kind::Delta).map(<[Name]>::to_vec).collect())
 }
 
-/// Returns the newest checkpoint that can be restored, with its path. Tells which newer ones cannot, and why.
+/// Returns the newest checkpoint that can be restored, with its path. Prints why newer ones cannot be restored.
 pub(crate) fn load_newest(
     directory: &Directory,
     job: Job,
@@ -43,7 +45,7 @@ pub(crate) fn load_newest(
     Ok(None)
 }
 
-/// Goes along a chain as far as it is sound: every checkpoint on the way is one to go on from.
+/// Loads the links of a chain up to the first damaged one. Every link before it is a valid checkpoint.
 fn load(
     directory: &Directory,
     chain: &[Name],
@@ -78,7 +80,7 @@ fn load(
     Ok(newest)
 }
 
-/// Fails for a delta without the checkpoint that it builds on.
+/// Returns an error if a delta lacks the checkpoint that it builds on.
 fn check_link(before: Option<&(Name, Checkpoint)>, name: Name) -> Result<(), Problem> {
     let follows = before.is_some_and(|(before, _)| before.number + 1 == name.number);
     if name.kind == Kind::Full || follows {
@@ -89,48 +91,49 @@ fn check_link(before: Option<&(Name, Checkpoint)>, name: Name) -> Result<(), Pro
     Err(Problem::MissingLink { missing })
 }
 
-/// A checkpoint that is on disk.
+/// A checkpoint on disk.
 pub(crate) struct Written {
     pub(crate) kind: Kind,
     pub(crate) bytes: u64,
 }
 
-/// Writes checkpoints, each as the next link of a chain.
+/// Writer that appends each checkpoint to a chain.
 pub(crate) struct ChainWriter {
     directory: Directory,
     compact_every: u64,
     next_number: u64,
-    /// How many checkpoints the newest chain has.
+    /// Number of checkpoints in the newest chain.
     len: u64,
-    /// The last checkpoint that is on disk, if a delta is to follow it.
+    /// The last checkpoint on disk, if the next one is to be a delta.
     ///
-    /// As long as it is held, the stores note what changes. It gives way only to one that is on disk, too: so a delta is
-    /// always taken against what will be found after a crash, however many checkpoints were skipped or failed since.
+    /// The stores record changes while this snapshot is held. Only a checkpoint that is on disk replaces it. So a delta
+    /// always builds on a file that exists after a crash, however many checkpoints were skipped or failed in between.
     base: Option<Vec<Slice>>,
 }
 
 impl ChainWriter {
-    /// Continues the numbering of the files that are there, not their last chain.
+    /// Creates a writer that continues the numbers of the existing files, but starts a new chain.
     pub(crate) fn new(directory: Directory, compact_every: u64) -> Result<Self> {
         directory.remove_unfinished()?;
         let next_number = directory.files()?.last().map_or(0, |last| last.number + 1);
         Ok(Self { directory, compact_every, next_number, len: 0, base: None })
     }
 
-    /// Writes a checkpoint; when this returns, it survives any crash. After an error, the one before is the newest still.
+    /// Writes a checkpoint. It survives any crash once this returns. After an error, the previous checkpoint remains
+    /// the newest.
     pub(crate) fn write(&mut self, checkpoint: Checkpoint, at: &dyn Fn(Step) -> io::Result<()>) -> Result<Written> {
         let (kind, record) = match &self.base {
             None => (Kind::Full, Record::full(&checkpoint)),
             Some(base) => (Kind::Delta, Record::delta(&checkpoint, base)),
         };
         let bytes = record.to_file_bytes()?;
-        // The record shares entries with the stores, as snapshots do. The sooner it goes, the fewer writes have to copy.
+        // The record shares entries with the stores, as snapshots do. Drop it early, so that fewer writes have to copy.
         drop(record);
-        // After a failure the number is used again. The file that may have it already is replaced at once or not at all.
+        // A number is reused after a failure. A file that already has this number is replaced atomically.
         self.directory.write(Name { number: self.next_number, kind }, &bytes, at)?;
         self.next_number += 1;
         self.len = if kind == Kind::Full { 1 } else { self.len + 1 };
-        // Where an image comes next there is no use for the snapshot.
+        // The next image does not need the snapshot.
         self.base = (self.len < self.compact_every).then_some(checkpoint.slices);
         if kind == Kind::Full
             && let Err(error) = self.remove_old(at)
@@ -140,12 +143,12 @@ impl ChainWriter {
         Ok(Written { kind, bytes: bytes.len() as u64 })
     }
 
-    /// Removes the oldest chains, which nothing builds on.
+    /// Removes the oldest chains. No other file builds on them.
     fn remove_old(&self, at: &dyn Fn(Step) -> io::Result<()>) -> Result<()> {
         let mut chains = chains(&self.directory)?;
         chains.truncate(chains.len().saturating_sub(KEPT));
         for chain in chains {
-            // From the newest on: after a crash, what is left is no delta without its base.
+            // Remove the newest file first. Then a crash leaves no delta without its base.
             for name in chain.into_iter().rev() {
                 self.directory.remove(name)?;
                 at(Step::Removing)?;

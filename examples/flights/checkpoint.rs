@@ -1,4 +1,4 @@
-//! A checkpoint: what a job needs to go on after a crash, and the two forms it has in a file.
+//! A checkpoint: the state that a job needs to resume after a crash, and its two file formats.
 
 use opstate::{StateDelta, StateError};
 use rkyv::rancor::BoxedError;
@@ -9,52 +9,50 @@ use twox_hash::XxHash3_64;
 use crate::operators::{Operators, Slice};
 use crate::progress::Progress;
 
-/// The length of the checksum at the end of a file.
+/// Length of the checksum at the end of a file.
 const CHECKSUM_LEN: usize = size_of::<u64>();
 
-/// What the results depend on besides the code. A checkpoint is of use only to the same job.
+/// Settings that affect the results. A checkpoint can only be resumed by a job with the same settings.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Job {
     pub(crate) input_hash: u64,
     pub(crate) allowed_lateness_min: u32,
 }
 
-/// The state of the whole job between two events.
+/// State of the whole job between two events.
 pub(crate) struct Checkpoint {
     pub(crate) job: Job,
     pub(crate) progress: Progress,
-    /// The number of key groups by which state is split over the slices.
+    /// Number of key groups. Groups assign state to slices.
     pub(crate) key_groups: u32,
-    /// The state of each worker.
+    /// State of each worker.
     pub(crate) slices: Vec<Slice>,
 }
 
-/// What is in a file, archived by rkyv.
+/// Contents of a file, archived by rkyv.
 ///
-/// All workers are in one file: a checkpoint is of all of them or it is none, and one rename makes it so.
+/// One file holds all workers. So a single rename commits the whole checkpoint.
 #[derive(Archive, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) job: Job,
     progress: Progress,
     key_groups: u32,
-    /// The names of the operators, in the order of their state.
-    operators: Vec<String>,
     state: State,
 }
 
-/// For every worker, something of each operator.
+/// State of each worker and operator. Labels of snapshots and deltas name the operator.
 #[derive(Archive, Serialize, Deserialize)]
 enum State {
-    /// All of it. A snapshot is a field like any other.
+    /// The full state. Snapshots serialize like any other field.
     Full(Vec<Slice>),
-    /// What has changed since the checkpoint before, as the bytes of a `StateDelta`.
+    /// The changes since the previous checkpoint, as bytes of `StateDelta`s.
     ///
-    /// A delta is of one worker's slice. Only between two snapshots of one store does it cost what has changed; and it
-    /// knows the fingerprints of what it leads from and to, so that it can be applied to nothing else.
+    /// Each delta covers one worker's slice. Its cost is proportional to the changes only between two snapshots of one
+    /// store. It records the fingerprints of both ends, so it cannot be applied to any other state.
     Delta(Vec<[Vec<u8>; Operators::COUNT]>),
 }
 
-/// Why a file is no checkpoint, or none that can be restored.
+/// Reason why a file is not a checkpoint, or cannot be restored.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Problem {
     #[error("it has {found} bytes, expected at least {CHECKSUM_LEN}; it was cut short, use another copy")]
@@ -63,8 +61,8 @@ pub(crate) enum Problem {
     Checksum { found: u64, expected: u64 },
     #[error("its checksum is right, but it is no archive of a checkpoint: {0}; use the program that wrote it")]
     Archive(#[from] BoxedError),
-    #[error("it has the operators {found:?}, expected {:?}; use the program that wrote it", Operators::NAMES)]
-    OtherOperators { found: Vec<String> },
+    #[error("it has the state of another operator: {0}")]
+    OtherOperator(StateError),
     #[error("it is a {found}, expected a {expected} by its name; give it back the name it had")]
     OtherKind { found: &'static str, expected: &'static str },
     #[error("it builds on {missing}, which is not there; put that back from a copy")]
@@ -81,16 +79,15 @@ pub(crate) enum Problem {
 impl Record {
     fn of(checkpoint: &Checkpoint, state: State) -> Self {
         let &Checkpoint { job, ref progress, key_groups, .. } = checkpoint;
-        let operators = Operators::NAMES.map(String::from).into();
-        Self { job, progress: progress.clone(), key_groups, operators, state }
+        Self { job, progress: progress.clone(), key_groups, state }
     }
 
-    /// The checkpoint, to be read without any other.
+    /// Creates a record that can be read without other files.
     pub(crate) fn full(checkpoint: &Checkpoint) -> Self {
         Self::of(checkpoint, State::Full(checkpoint.slices.clone()))
     }
 
-    /// The checkpoint, to be applied to the one that `base` is the state of.
+    /// Creates a record that is applied to the checkpoint with the state `base`.
     pub(crate) fn delta(checkpoint: &Checkpoint, base: &[Slice]) -> Self {
         let delta = |later: &Slice, earlier: &Slice| {
             std::array::from_fn(|operator| later[operator].delta_since(&earlier[operator]).to_bytes().into())
@@ -99,13 +96,13 @@ impl Record {
         Self::of(checkpoint, State::Delta(deltas.collect()))
     }
 
-    /// The checkpoint itself, given the one before it in its chain; `None` for the first.
+    /// Returns the checkpoint. `before` is the previous one in the chain, or `None` for the first.
     pub(crate) fn restore(self, before: Option<&Checkpoint>) -> Result<Checkpoint, Problem> {
-        if self.operators != Operators::NAMES {
-            return Err(Problem::OtherOperators { found: self.operators });
-        }
         let slices = match (self.state, before) {
-            (State::Full(slices), None) => slices,
+            (State::Full(slices), None) => {
+                slices.iter().try_for_each(check_labels).map_err(Problem::OtherOperator)?;
+                slices
+            }
             (State::Delta(deltas), Some(before)) => apply(&before.slices, deltas)?,
             (State::Full(_), Some(_)) => return Err(Problem::OtherKind { found: "full image", expected: "delta" }),
             (State::Delta(_), None) => return Err(Problem::OtherKind { found: "delta", expected: "full image" }),
@@ -113,10 +110,10 @@ impl Record {
         Ok(Checkpoint { job: self.job, progress: self.progress, key_groups: self.key_groups, slices })
     }
 
-    /// The archive, and a checksum of it at the end.
+    /// Returns the archive followed by its checksum.
     ///
-    /// Snapshots and deltas in the archive have checksums of their own, but nothing else in it has: a flipped bit in the
-    /// position would be a valid position, and a wrong one.
+    /// Snapshots and deltas have their own checksums, but the other fields have none. A flipped bit in the position
+    /// would give another valid position.
     pub(crate) fn to_file_bytes(&self) -> crate::Result<AlignedVec> {
         let mut bytes = rkyv::to_bytes::<BoxedError>(self)?;
         let checksum = XxHash3_64::oneshot(&bytes);
@@ -135,6 +132,10 @@ impl Record {
     }
 }
 
+fn check_labels(slice: &Slice) -> Result<(), StateError> {
+    slice.iter().zip(0..).try_for_each(|(snapshot, operator)| snapshot.label().require(&Operators::label(operator)))
+}
+
 fn apply(before: &[Slice], deltas: Vec<[Vec<u8>; Operators::COUNT]>) -> Result<Vec<Slice>, Problem> {
     let (found, expected) = (deltas.len(), before.len());
     if found != expected {
@@ -142,11 +143,41 @@ fn apply(before: &[Slice], deltas: Vec<[Vec<u8>; Operators::COUNT]>) -> Result<V
     }
     let mut slices = before.to_vec();
     for (worker, (slice, deltas)) in slices.iter_mut().zip(deltas).enumerate() {
-        for ((snapshot, delta), operator) in slice.iter_mut().zip(deltas).zip(Operators::NAMES) {
-            *snapshot = StateDelta::from_bytes(delta)
-                .and_then(|delta| snapshot.apply(&delta))
-                .map_err(|cause| Problem::WrongDelta { operator, worker, cause })?;
+        for ((snapshot, delta), operator) in slice.iter_mut().zip(deltas).zip(0..) {
+            let apply = |delta: StateDelta| {
+                delta.label().require(&Operators::label(operator))?;
+                snapshot.apply(&delta)
+            };
+            let wrong = |cause| Problem::WrongDelta { operator: Operators::NAMES[operator], worker, cause };
+            *snapshot = StateDelta::from_bytes(delta).and_then(apply).map_err(wrong)?;
         }
     }
     Ok(slices)
+}
+
+#[cfg(test)]
+mod tests {
+    use opstate::HotStore;
+
+    use super::*;
+
+    #[test]
+    fn the_state_of_another_operator_is_refused() {
+        let slice = Operators::new(|| Box::new(HotStore::new())).snapshot();
+        let mut swapped = slice.clone();
+        swapped.swap(0, 2);
+        let job = Job { input_hash: 0, allowed_lateness_min: 0 };
+        let of = |slice| Checkpoint { job, progress: Progress::start(), key_groups: 1, slices: vec![slice] };
+        let reopen = |record: Record| Record::from_file_bytes(&record.to_file_bytes().unwrap()).unwrap();
+
+        let (checkpoint, other) = (of(slice), of(swapped));
+        assert!(reopen(Record::full(&checkpoint)).restore(None).is_ok());
+        let problem = reopen(Record::full(&other)).restore(None).err().unwrap().to_string();
+        assert!(problem.contains("`routes`, expected `airports`"), "{problem}");
+
+        assert!(reopen(Record::delta(&checkpoint, &checkpoint.slices)).restore(Some(&checkpoint)).is_ok());
+        let problem =
+            reopen(Record::delta(&other, &other.slices)).restore(Some(&checkpoint)).err().unwrap().to_string();
+        assert!(problem.contains("`routes`, expected `airports`"), "{problem}");
+    }
 }

@@ -8,12 +8,12 @@
 //!                              └─ window closed ─> Routes    totals of each route over the closed days
 //! ```
 //!
-//! All sums are integers, so that they do not depend on the order of addition and a run that crashed and resumed ends
-//! with the same bytes as one that did not.
+//! All sums are integers, so the order of addition does not matter. A run that crashed and resumed ends with the same
+//! bytes as one that did not.
 
 use std::ops::{AddAssign, Range};
 
-use opstate::{StateError, StateSnapshot, StateStore, StateStoreExt};
+use opstate::{Label, StateError, StateSnapshot, StateStore, StateStoreExt};
 use rkyv::munge::munge;
 use rkyv::seal::Seal;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -21,16 +21,17 @@ use rkyv::{Archive, Deserialize, Serialize};
 use crate::calendar::{Day, day_of};
 use crate::events::{Airport, Departure};
 
-/// A flight that leaves more minutes late than this counts as delayed; so do the statistics this data comes from.
+/// Threshold in minutes. A flight that departs later than this counts as delayed, as in the statistics this data comes
+/// from.
 const DELAYED_MIN: i32 = 15;
 
-/// What is known of a group of departures.
+/// Statistics of a group of departures.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy)]
 pub(crate) struct Delays {
     pub(crate) flights: u32,
-    /// How many left over 15 minutes late.
+    /// Number of departures that were over 15 minutes late.
     pub(crate) delayed: u32,
-    /// The sum of all delays. Early departures subtract from it.
+    /// Sum of all delays. Early departures subtract from it.
     pub(crate) total_min: i64,
     pub(crate) worst_min: i32,
 }
@@ -63,7 +64,7 @@ impl AddAssign for Delays {
     }
 }
 
-/// Counts one more departure under `key`: in place by a single lookup, but for the first one.
+/// Counts one departure under `key`. An existing entry is changed in place with a single lookup.
 fn count(store: &mut dyn StateStore, key: &[u8], delay_min: i32) -> Result<(), StateError> {
     let one = Delays::of(delay_min);
     let counted = store.modify_typed::<Delays, _>(key, |delays: Seal<'_, ArchivedDelays>| {
@@ -79,7 +80,7 @@ fn count(store: &mut dyn StateStore, key: &[u8], delay_min: i32) -> Result<(), S
     }
 }
 
-/// Running totals of each airport. Late events count like all others: there is no window that could have closed.
+/// Running totals of each airport. Late events count too, because these totals have no windows.
 ///
 /// Keys: `origin`.
 pub(crate) struct Airports(Box<dyn StateStore>);
@@ -101,10 +102,10 @@ impl Airports {
     }
 }
 
-/// The windows: totals of each route on each day that is still open.
+/// Windows: totals of each route on each open day.
 ///
-/// Keys: `day | origin | destination`. The day comes first and in big-endian, so that the order of keys is the order in
-/// which windows close: everything that is due lies in one range at the start, to be scanned and then deleted at once.
+/// Keys: `day | origin | destination`. The day comes first and is big-endian, so keys sort in the order in which
+/// windows close. All windows that are due form one range at the start, which is scanned and then deleted in one call.
 pub(crate) struct RouteDays(Box<dyn StateStore>);
 
 impl RouteDays {
@@ -122,42 +123,43 @@ impl RouteDays {
         end: Day,
         mut emit: impl FnMut(Day, &[u8], Delays) -> Result<(), StateError>,
     ) -> Result<(), StateError> {
-        let end = end.to_be_bytes();
-        for entry in self.0.scan_typed(..&end[..]) {
+        let due = ..end.to_be_bytes();
+        for entry in self.0.scan_typed(due) {
             let (key, delays) = entry?;
             let Some((day, route)) = key.split_first_chunk() else { continue };
             emit(Day::from_be_bytes(*day), route, delays)?;
         }
-        self.0.delete_range(&[]..&end)?;
+        self.0.delete_range(due, usize::MAX)?;
         Ok(())
     }
 }
 
-/// What is known of a route from the days that are over.
+/// Statistics of a route over the closed days.
 #[derive(Archive, Serialize, Deserialize)]
 pub(crate) struct RouteTotal {
     pub(crate) delays: Delays,
-    /// On how many days it was flown.
+    /// Number of days with a flight.
     pub(crate) days: u32,
-    /// The day of its longest delay; the first of them if there are several.
+    /// Day of the longest delay. If several days tie, the first of them.
     pub(crate) worst_day: Day,
 }
 
-/// Totals of each route over all closed days. They are state, so that windows closed before a crash are not lost.
+/// Totals of each route over all closed days. They are part of the state, so a crash does not lose closed windows.
 ///
 /// Keys: `origin | destination`.
 pub(crate) struct Routes(Box<dyn StateStore>);
 
 impl Routes {
     fn on_window_closed(&mut self, day: Day, route: &[u8], window: Delays) -> Result<(), StateError> {
-        self.0.update(route, |total| {
-            let Some(mut total) = total else { return Some(RouteTotal { delays: window, days: 1, worst_day: day }) };
-            if window.worst_min > total.delays.worst_min {
-                total.worst_day = day;
+        self.0.update(route, |total: &mut Option<RouteTotal>| match total {
+            Some(total) => {
+                if window.worst_min > total.delays.worst_min {
+                    total.worst_day = day;
+                }
+                total.delays += window;
+                total.days += 1;
             }
-            total.delays += window;
-            total.days += 1;
-            Some(total)
+            None => *total = Some(RouteTotal { delays: window, days: 1, worst_day: day }),
         })
     }
 
@@ -174,7 +176,7 @@ impl Routes {
     }
 }
 
-/// A snapshot of each operator, in the order of [`Operators::stores`].
+/// Snapshots of all operators, in the order of [`Operators::stores`].
 pub(crate) type Slice = [StateSnapshot; Operators::COUNT];
 
 /// All operators of the job, or a worker's slice of them.
@@ -187,10 +189,10 @@ pub(crate) struct Operators {
 impl Operators {
     pub(crate) const COUNT: usize = 3;
 
-    /// What operators are called, in the order of [`stores`](Self::stores).
+    /// Names of the operators, in the order of [`stores`](Self::stores).
     pub(crate) const NAMES: [&str; Self::COUNT] = ["airports", "route days", "routes"];
 
-    /// Where the origin lies in an operator's keys. State is split by it; see `shards.rs`.
+    /// Position of the origin in each operator's keys. The origin decides how state is split; see `shards.rs`.
     const ORIGINS: [Range<usize>; Self::COUNT] = [0..3, 4..7, 0..3];
 
     pub(crate) fn new(mut new_store: impl FnMut() -> Box<dyn StateStore>) -> Self {
@@ -201,7 +203,7 @@ impl Operators {
         [&*self.airports.0, &*self.route_days.0, &*self.routes.0]
     }
 
-    /// The origin in a key of the operator that has this place in [`stores`](Self::stores).
+    /// Returns the origin in a key of an operator. `operator` is an index into [`stores`](Self::stores).
     pub(crate) fn origin_in_key(operator: usize, key: &[u8]) -> &[u8] {
         key.get(Self::ORIGINS[operator].clone()).unwrap_or(key)
     }
@@ -217,11 +219,17 @@ impl Operators {
         route_days.close_before(end, |day, route, window| routes.on_window_closed(day, route, window))
     }
 
-    pub(crate) fn snapshot(&self) -> Slice {
-        self.stores().map(StateStore::snapshot)
+    /// Returns the label for snapshots of an operator. `operator` is an index into [`stores`](Self::stores).
+    pub(crate) fn label(operator: usize) -> Label {
+        Label::new().operator(Self::NAMES[operator])
     }
 
-    /// Puts the state of a checkpoint in place of the operators' own.
+    pub(crate) fn snapshot(&self) -> Slice {
+        let stores = self.stores();
+        std::array::from_fn(|operator| stores[operator].snapshot().with_label(Self::label(operator)))
+    }
+
+    /// Replaces the operators' state with that of a checkpoint.
     pub(crate) fn restore(&mut self, slice: Slice) {
         let stores = [&mut self.airports.0, &mut self.route_days.0, &mut self.routes.0];
         for (store, snapshot) in stores.into_iter().zip(slice) {

@@ -1,15 +1,15 @@
-//! Entries and differences, one to a line, of files that may be larger than memory.
+//! Listings of entries and differences, one per line. The files may be larger than memory.
 
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use opstate::{ImageInfo, ImageKind, StateSnapshot};
+use opstate::{Difference, ImageInfo, ImageKind, UnverifiedImage};
 
 use crate::text::{Style, counted};
 use crate::{Result, images, of_file, open, verify};
 
-/// Lists all entries that can be read, and says on stderr which cannot. Returns whether the file is sound.
+/// Lists all readable entries, and reports unreadable ones on stderr. Returns `true` if the file is sound.
 pub(crate) fn dump(path: &Path, style: Style, out: &mut dyn Write) -> Result<bool> {
     let info = ImageInfo::from_reader(open(path)?).map_err(of_file(path))?;
     let kind = info.kind();
@@ -54,23 +54,23 @@ pub(crate) fn dump(path: &Path, style: Style, out: &mut dyn Write) -> Result<boo
     Ok(problems.is_empty())
 }
 
-/// Lists what differs, reading both files once, in order. Returns whether both were sound as far as they were read.
+/// Lists the differences, reading both files once, in order. Returns `true` if no damage was met in either file.
 pub(crate) fn diff(earlier: &Path, later: &Path, style: Style, out: &mut dyn Write) -> Result<bool> {
-    let open = |path: &Path| -> Result<StateSnapshot> {
+    let open = |path: &Path| -> Result<UnverifiedImage> {
         let file: File = open(path)?;
-        Ok(StateSnapshot::from_reader(file).map_err(of_file(path))?)
+        Ok(UnverifiedImage::from_reader(file).map_err(of_file(path))?)
     };
     let (old, new) = (open(earlier)?, open(later)?);
     let (mut inserted, mut updated, mut deleted) = (0, 0, 0);
-    for difference in new.try_diff(&old) {
-        let (key, old_value, new_value) = match difference {
+    for difference in new.diff(&old) {
+        let Difference { key, old: old_value, new: new_value } = match difference {
             Ok(difference) => difference,
             Err(error) => {
                 out.flush()?;
-                // The iterator reads both and does not say where it was.
+                // The iterator reads both files, and its errors do not tell which one failed.
                 let mut said = false;
-                for (path, snapshot) in [(earlier, &old), (later, &new)] {
-                    if let Err(error) = snapshot.verify() {
+                for (path, image) in [(earlier, &old), (later, &new)] {
+                    if let Err(error) = image.verify() {
                         eprintln!("damaged: {}: {error}", path.display());
                         said = true;
                     }

@@ -1,4 +1,4 @@
-//! Looks into images, grouped images and deltas, also damaged ones.
+//! Inspects images, grouped images and deltas, including damaged ones.
 //!
 //! ```text
 //! cargo run --release --example inspect -- FILE                      what it is, its segments, what it holds, whether it is sound
@@ -6,10 +6,10 @@
 //! cargo run --release --example inspect -- --diff EARLIER LATER      what differs between two snapshots
 //! ```
 //!
-//! The exit status is 0 for what is sound, 1 for what is damaged or cannot be read, and 2 for a wrong command line.
+//! The exit status is 0 for a sound file, 1 for a damaged or unreadable one, and 2 for a wrong command line.
 //!
-//! Where to look: `report.rs` for how an image is taken apart with `ImageInfo`, `listing.rs` for dumps and differences of
-//! images larger than memory, `text.rs` for bytes made readable.
+//! `report.rs` takes an image apart with `ImageInfo`. `listing.rs` dumps and compares images that are larger than
+//! memory. `text.rs` makes bytes readable.
 
 mod listing;
 mod report;
@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use opstate::{ImageInfo, ImageKind, StateDelta, StateError, StateSnapshot};
+use opstate::{ImageInfo, ImageKind, StateDelta, StateError, UnverifiedImage};
 
 use crate::text::Style;
 
@@ -71,14 +71,14 @@ fn main() -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        // Whoever reads the output, `head` for one, has seen enough.
+        // The reader of the output has seen enough and closed it, as `head` does.
         Err(error) if is_broken_pipe(&*error) => {
-            // Else the rest would be written, in vain, when the buffer is dropped.
+            // Discard the buffer. Otherwise its drop would try to write the rest.
             drop(out.into_parts());
             ExitCode::SUCCESS
         }
         Err(error) => {
-            // What was found before the error comes first.
+            // Print the findings before the error.
             let _ = out.flush();
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -86,12 +86,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether the output is closed. An error of the file that is read is a [`StateError`], and no bare one.
+/// Returns `true` if the output is closed. Errors of the inspected file are [`StateError`]s, never a bare `io::Error`.
 fn is_broken_pipe(error: &(dyn Error + Send + Sync + 'static)) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
-/// Does what was asked for, and returns whether all that it met was sound.
+/// Runs the requested command. Returns `true` if all inspected files are sound.
 fn run(args: &Args, out: &mut dyn Write) -> Result<bool> {
     let style = Style { hex: args.hex, width: args.width };
     match (&args.file, args.diff.as_deref()) {
@@ -105,7 +105,7 @@ fn run(args: &Args, out: &mut dyn Write) -> Result<bool> {
     }
 }
 
-/// Opens a file for reading, and says what it is if it is none.
+/// Opens a file for reading. The error says what the path is if it is not a file.
 pub(crate) fn open(path: &Path) -> Result<File> {
     let shown = path.display();
     let file = File::open(path).map_err(|error| format!("cannot open {shown}: {error}"))?;
@@ -119,23 +119,23 @@ pub(crate) fn open(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Puts the path in front of an error.
+/// Prefixes an error with the path.
 pub(crate) fn of_file(path: &Path) -> impl Fn(StateError) -> String {
     move |error| format!("{}: {error}", path.display())
 }
 
-/// Verifies a whole file: that its parts, each of which may be sound, belong together.
+/// Verifies a whole file, including that its parts belong together. Each part may be sound by itself.
 pub(crate) fn verify(path: &Path, kind: ImageKind) -> Result<(), StateError> {
     match kind {
-        // A delta is opened as a whole only, which takes its memory.
+        // A delta can only be opened whole, in memory.
         ImageKind::Delta => StateDelta::from_bytes(fs::read(path)?).map(drop),
-        // Reads by the file system and not through a map: what happens to the file meanwhile is an error, then.
-        _ => StateSnapshot::from_reader(File::open(path)?)?.verify(),
+        // Read through the file system, not a map. Then a change of the file during the read is an error.
+        _ => UnverifiedImage::from_reader(File::open(path)?)?.verify().map(drop),
     }
 }
 
-/// The images of a file that have segments, each with where it starts in the file: the file itself, or those of its key
-/// groups. An image that cannot be opened is its error.
+/// Returns the images in a file that have segments: the file itself, or its key groups. Each has its offset in the
+/// file. An image that cannot be opened is returned as its error.
 pub(crate) fn images(info: ImageInfo) -> Vec<Part> {
     if info.kind() != ImageKind::Grouped {
         return vec![Part { group: None, start: 0, entries: None, info: Ok(info) }];
@@ -152,7 +152,7 @@ pub(crate) fn images(info: ImageInfo) -> Vec<Part> {
 pub(crate) struct Part {
     pub(crate) group: Option<u32>,
     pub(crate) start: u64,
-    /// As the directory of a grouped image says.
+    /// Number of entries according to the directory of a grouped image.
     pub(crate) entries: Option<u64>,
     pub(crate) info: Result<ImageInfo, StateError>,
 }

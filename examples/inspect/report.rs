@@ -1,4 +1,4 @@
-//! The report on one file: what it says of itself, its segments, what it holds, and whether it is sound.
+//! The report on one file: its metadata, segments, contents and damage.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -15,25 +15,27 @@ use crate::{Part, Result, images, of_file, open, verify};
 #[derive(Clone, Copy)]
 pub(crate) struct Options {
     pub(crate) style: Style,
-    /// How many segments are listed, beside damaged ones; 0 for all.
+    /// Number of segments to list in addition to damaged ones. 0 lists all of them.
     pub(crate) segments: usize,
     pub(crate) prefix_bytes: Option<usize>,
 }
 
-/// How wide a first key or a prefix is shown.
+/// Maximum width of a first key or a prefix.
 const KEY_WIDTH: usize = 32;
-/// How many prefixes are listed.
+/// Maximum width of an operator's or a job's name.
+const NAME_WIDTH: usize = 80;
+/// Maximum number of listed prefixes.
 const PREFIXES: usize = 12;
-/// How many different prefixes are counted: keys may have as many as there are keys.
+/// Maximum number of counted prefixes. There may be as many prefixes as keys.
 const COUNTED_PREFIXES: usize = 1 << 16;
-/// The longest bar of a histogram.
+/// Maximum length of a histogram bar.
 const BAR: u64 = 30;
 
-/// Prints the report, and returns whether the file is sound.
+/// Prints the report. Returns `true` if the file is sound.
 pub(crate) fn print(path: &Path, options: Options, out: &mut dyn Write) -> Result<bool> {
     let info = ImageInfo::from_reader(open(path)?).map_err(of_file(path))?;
     let kind = info.kind();
-    print_head(path, &info, out)?;
+    print_head(path, &info, options.style, out)?;
 
     let has_end = info.footer().is_some();
     let said = info.totals().map(|totals| totals.entries);
@@ -54,7 +56,7 @@ pub(crate) fn print(path: &Path, options: Options, out: &mut dyn Write) -> Resul
     Ok(findings.problems.is_empty())
 }
 
-fn print_head(path: &Path, info: &ImageInfo, out: &mut dyn Write) -> io::Result<()> {
+fn print_head(path: &Path, info: &ImageInfo, style: Style, out: &mut dyn Write) -> io::Result<()> {
     let kind = match info.kind() {
         ImageKind::Snapshot => "snapshot",
         ImageKind::Delta => "delta",
@@ -66,6 +68,15 @@ fn print_head(path: &Path, info: &ImageInfo, out: &mut dyn Write) -> io::Result<
     row("kind", kind.to_owned())?;
     row("format", format!("version {}, flags {:#x}", info.version(), info.flags()))?;
     row("time", time(info.timestamp_ns()))?;
+    let label = info.label();
+    for (part, name) in [("operator", label.operator_name()), ("job", label.job_name())] {
+        if !name.is_empty() {
+            row(part, style.show(name.as_bytes(), NAME_WIDTH))?;
+        }
+    }
+    if !label.user_bytes().is_empty() {
+        row("user bytes", bytes(label.user_bytes().len() as u64))?;
+    }
     let len = info.image_bytes();
     row("size", format!("{} ({})", bytes(len), counted(len, "byte")))?;
     let Some((totals, footer)) = info.totals().zip(info.footer()) else { return Ok(()) };
@@ -83,7 +94,7 @@ fn print_head(path: &Path, info: &ImageInfo, out: &mut dyn Write) -> io::Result<
     if let Some(groups) = info.key_groups() {
         row("key groups", format!("{}, of which {} have entries", HumanCount(groups), HumanCount(totals.parts)))?;
     }
-    match info.delta_ends() {
+    match info.delta_info() {
         Some(ends) => {
             let updates = totals.entries.saturating_sub(ends.inserts.saturating_add(ends.deletes));
             let counts = [ends.inserts, updates, ends.deletes].map(HumanCount);
@@ -95,14 +106,14 @@ fn print_head(path: &Path, info: &ImageInfo, out: &mut dyn Write) -> io::Result<
     }
 }
 
-/// What was found in the segments of a file.
+/// Findings in the segments of a file.
 struct Findings {
     options: Options,
-    /// What is wrong, in the order of the file.
+    /// Problems, in the order of the file.
     problems: Vec<String>,
     groups: Vec<[String; 6]>,
     has_groups: bool,
-    /// The rows of those that are listed.
+    /// Rows of the listed segments.
     segments: Vec<[String; 7]>,
     all_segments: u64,
     damaged_segments: u64,
@@ -110,7 +121,7 @@ struct Findings {
     deleted: u64,
     prefixes: BTreeMap<Vec<u8>, Count>,
     other_prefixes: Count,
-    /// By the number of bits of the length.
+    /// Counts of entries by the bit length of the value's length.
     lengths: BTreeMap<u32, Count>,
 }
 
@@ -203,7 +214,7 @@ impl Findings {
         let read = segment.read().map(|entries| {
             for (index, (key, value)) in entries.enumerate() {
                 if index == 0 {
-                    // The same, unless the footer is damaged and this segment is not.
+                    // The first key read equals that of the footer, unless the footer is damaged.
                     first_key = key.to_vec();
                 }
                 self.count(&key, value.as_deref());
@@ -215,7 +226,7 @@ impl Findings {
                 HumanCount(self.all_segments).to_string(),
                 part.group.map_or(String::new(), |group| group.to_string()),
                 HumanCount(part.start.saturating_add(segment.offset())).to_string(),
-                bytes(segment.image_bytes()),
+                bytes(segment.segment_bytes()),
                 HumanCount(segment.entries().into()).to_string(),
                 self.shown_key(&first_key),
                 if is_damaged { "DAMAGED" } else { "sound" }.to_owned(),
@@ -322,7 +333,7 @@ impl Findings {
 
     fn histogram_row(&self, name: String, count: Count, most: u64) -> [String; 5] {
         let share = count.entries as f64 * 100.0 / self.readable as f64;
-        // At least a mark for what is there.
+        // Show at least one mark for each nonempty group.
         let bar = (u128::from(count.entries) * u128::from(BAR)).div_ceil(u128::from(most.max(1)));
         [
             name,
@@ -357,11 +368,11 @@ impl Findings {
     }
 }
 
-/// What a key is counted by.
+/// Returns the part of a key that groups it in the statistics.
 fn prefix(key: &[u8], bytes: Option<usize>) -> &[u8] {
-    /// A longer word in front of a punctuation mark is no prefix that many keys have.
+    /// Maximum length of a word before a punctuation mark. Longer words are rarely shared by many keys.
     const LONGEST_WORD: usize = 24;
-    /// Of a key without.
+    /// Length of the prefix of a key that has no such word.
     const START: usize = 4;
     if let Some(bytes) = bytes {
         return &key[..key.len().min(bytes)];

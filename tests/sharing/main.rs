@@ -5,9 +5,9 @@
 //!     --manifest-path tests/sharing/Cargo.toml
 //! ```
 //!
-//! A writer goes on while others read, compare, serialize and drop its snapshots, in an order that depends on who is faster.
-//! What each says is checked against what the store was when the snapshot was taken. The argument `race` makes one on
-//! purpose, to see that it is found.
+//! A writer continues while other threads read, compare, serialize and drop its snapshots, in no fixed order. Each
+//! result is compared with the store's contents when the snapshot was taken. The argument `race` makes a data race on
+//! purpose, to check that the sanitizer finds it.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -15,12 +15,12 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::{env, fs, process, thread};
 
-use opstate::{HotStore, ImageOptions, InMemoryStore, StateDelta, StateSnapshot, StateStore};
+use opstate::{HotStore, ImageOptions, InMemoryStore, StateDelta, StateSnapshot, StateStore, UnverifiedImage};
 
 const READERS: usize = 3;
 const ENTRIES: u64 = 3_000;
 
-/// What a store was, and a snapshot of it.
+/// Contents of a store at some moment, and a snapshot of them.
 #[derive(Clone)]
 struct Moment {
     snapshot: StateSnapshot,
@@ -32,18 +32,18 @@ fn main() {
         return race();
     }
     for seed in 0..3 {
-        // Chunks of 512 bytes, and what is usual.
+        // Use chunks of at most 512 bytes, then the defaults.
         share(HotStore::builder().chunk_bytes(64, 512).build(), ENTRIES, seed);
         share(HotStore::new(), ENTRIES, seed);
         share(InMemoryStore::new(), ENTRIES, seed);
     }
-    // More than a branch of the table, and a further level of the order.
+    // Use more keys than one branch of the table holds, and enough for another level of the order.
     share(HotStore::new(), 50_000, 3);
     images();
     println!("shared by {} threads", READERS + 1);
 }
 
-/// Writes to a store, and has its snapshots read by others meanwhile.
+/// Writes to a store while other threads read its snapshots.
 fn share(mut store: impl StateStore, keys: u64, seed: u64) {
     let mut random = random(seed);
     let mut model = BTreeMap::new();
@@ -60,7 +60,7 @@ fn share(mut store: impl StateStore, keys: u64, seed: u64) {
                 write(&mut store, &mut model, keys, &mut random);
             }
             match round {
-                // From a snapshot of its own, and of another store.
+                // Restore from the store's own snapshot, and from one of another store.
                 8 => store.restore(last.as_ref().map(|moment| moment.snapshot.clone()).expect("there were rounds")),
                 12 => store.restore(model.iter().map(|(key, value)| (key.clone(), value.clone())).collect()),
                 16 => {
@@ -73,12 +73,12 @@ fn share(mut store: impl StateStore, keys: u64, seed: u64) {
                 model.clone_from(&last.as_ref().expect("there were rounds").model);
             }
             let moment = Moment { snapshot: store.snapshot(), model: Arc::new(model.clone()) };
-            // Twice, mostly for two readers, one of which gets the one before it, too.
+            // Send each moment twice, usually to two readers. One of them also gets the previous moment.
             let before = last.replace(moment.clone());
             sender.send((moment.clone(), None)).expect("readers wait");
             sender.send((moment, before)).expect("readers wait");
         }
-        // What is left outlives the store.
+        // Remaining snapshots outlive the store.
         drop((store, sender));
     });
 }
@@ -90,7 +90,7 @@ fn write(
     random: &mut impl FnMut() -> u64,
 ) {
     let key = (random() % keys).to_be_bytes();
-    // Some are large, and a handle.
+    // Some values are large, or put as a handle.
     let len = if random() % 50 == 0 { 600 } else { random() % 40 };
     let value = vec![random() as u8; len as usize];
     match random() % 8 {
@@ -111,7 +111,7 @@ fn write(
     }
 }
 
-/// Uses snapshots in one way or another, until no more come.
+/// Reads snapshots in random ways until no more come.
 fn read(receiver: &Mutex<Receiver<(Moment, Option<Moment>)>>, keys: u64, seed: u64) {
     let mut random = random(seed);
     let mut held = Vec::new();
@@ -149,7 +149,7 @@ fn read(receiver: &Mutex<Receiver<(Moment, Option<Moment>)>>, keys: u64, seed: u
     }
 }
 
-/// Images that are verified as they are read, by several at once.
+/// Reads unverified images on several threads at once.
 fn images() {
     let snapshot: StateSnapshot =
         (0..ENTRIES).map(|number| (number.to_be_bytes().to_vec(), vec![number as u8; 20])).collect();
@@ -158,8 +158,8 @@ fn images() {
     let file = fs::File::create(&path).expect("a temporary file can be made");
     snapshot.write_with(options, file).expect("a temporary file can be written");
     let bytes = fs::read(&path).expect("a temporary file can be read");
-    let opened = StateSnapshot::open(&path).expect("it was just written");
-    let lazy = StateSnapshot::from_bytes_lazily(bytes).expect("it was just written");
+    let opened = UnverifiedImage::open(&path).expect("it was just written");
+    let lazy = UnverifiedImage::from_bytes(bytes).expect("it was just written");
     fs::remove_file(&path).expect("a temporary file can be removed");
     thread::scope(|scope| {
         for reader in 0..READERS as u64 {
@@ -169,19 +169,19 @@ fn images() {
                     let mut random = random(reader);
                     for _ in 0..500 {
                         let key = (random() % ENTRIES).to_be_bytes();
-                        assert_eq!(image.get(&key), snapshot.get(&key));
+                        assert_eq!(image.get(&key).expect("it was just written"), snapshot.get(&key));
                     }
                     let from = (random() % ENTRIES).to_be_bytes();
                     let range = || (Bound::Included(&from[..]), Bound::Unbounded);
-                    assert!(image.scan(range()).eq(snapshot.scan(range())));
-                    image.verify().expect("it was just written");
+                    assert!(image.scan(range()).map(Result::ok).eq(snapshot.scan(range()).map(Some)));
+                    assert_eq!(&image.verify().expect("it was just written"), snapshot);
                 });
             }
         }
     });
 }
 
-/// A race: two threads write to one place, and nothing says who is first.
+/// Makes a data race: two threads write to one place without synchronization.
 fn race() {
     static mut PLACE: u64 = 0;
     // SAFETY: there is none. It is what the sanitizer is to find.
@@ -191,7 +191,7 @@ fn race() {
     other.join().expect("it does not panic");
 }
 
-/// Numbers that look random, the same ones for a seed (xorshift, Marsaglia 2003).
+/// Returns a generator of pseudorandom numbers for a seed (xorshift, Marsaglia 2003).
 fn random(seed: u64) -> impl FnMut() -> u64 {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     move || {

@@ -1,4 +1,4 @@
-//! What users might take instead: other maps and embedded stores, each used as its own documentation advises.
+//! Alternatives that users might choose: other maps and embedded stores, each used as its documentation advises.
 
 mod fjall;
 mod hashbrown;
@@ -9,11 +9,11 @@ mod skiplist;
 use std::ops::{Bound, ControlFlow, Range};
 
 use bytes::Bytes;
-use opstate::{Entries, KeyBounds, StateError, StateSnapshot, StateStore, check_entry_len};
+use opstate::{Deleted, Entries, KeyBounds, StateError, StateSnapshot, StateStore, check_entry_len};
 
 use crate::common::contender::{Bench, Can, Frozen, GLUED, HOT, IN_MEMORY, Kind};
 
-/// All of them. The first is what the others are compared with.
+/// All contenders. The first is the baseline.
 pub(crate) const ALL: &[Kind] = &[
     GLUED,
     HOT,
@@ -33,10 +33,10 @@ fn adapted<M: Map + 'static>() -> Box<dyn Bench> {
     Box::new(Adapted::<M>(M::default()))
 }
 
-/// What a visit calls with each key and value.
+/// A callback for each key and value of a visit.
 type Visitor<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 
-/// What a contender has to offer. Its other methods are made of these. Failures of a medium end the benchmark.
+/// The operations that a contender implements. A failing medium ends the benchmark.
 trait Map: Default + Send {
     fn get(&self, key: &[u8]) -> Option<Bytes>;
 
@@ -44,10 +44,11 @@ trait Map: Default + Send {
 
     fn remove(&mut self, key: &[u8]);
 
-    /// Calls `f` with the entries within the bounds, which are not inverted, in order if there is one.
+    /// Calls `f` with the entries within the bounds, in order if the map has one. The bounds must not be inverted.
     fn visit(&self, range: KeyBounds<'_>, f: Visitor<'_>);
 
-    /// The entries within the bounds as handles: lazily where the borrow checker can see that the map outlives them.
+    /// Returns the entries within the bounds as handles. The scan is lazy if the borrow checker can see that the map
+    /// outlives it.
     fn scan<'a>(&'a self, range: KeyBounds<'_>) -> Entries<'a> {
         let mut entries = Vec::new();
         self.visit(range, &mut |key, value| {
@@ -63,12 +64,12 @@ trait Map: Default + Send {
     }
 }
 
-/// A snapshot of entries that come in order.
+/// Returns a snapshot of entries that are sorted by key.
 fn snapshot_of(entries: impl Iterator<Item = (Bytes, Bytes)>) -> StateSnapshot {
     StateSnapshot::from_sorted(entries).expect("scans are in order")
 }
 
-/// A [`Map`] as a store. Its sizes are counted when they are asked for, which no benchmark does while it measures.
+/// A [`Map`] as a store. Calls for its size count the entries, so no benchmark makes them while it measures.
 struct Adapted<M>(M);
 
 impl<M: Map> Adapted<M> {
@@ -100,7 +101,7 @@ impl<M: Map> StateStore for Adapted<M> {
     }
 
     fn prefix_scan<'a>(&'a self, prefix: &'a [u8]) -> Entries<'a> {
-        // The first key behind all that start with the prefix.
+        // Find the first key after all keys with the prefix.
         let mut end = prefix.to_vec();
         while end.pop_if(|last| *last == 0xFF).is_some() {}
         match end.last_mut() {
@@ -113,7 +114,7 @@ impl<M: Map> StateStore for Adapted<M> {
     }
 
     fn range_scan<'a>(&'a self, range: Range<&'a [u8]>) -> Entries<'a> {
-        // Maps panic where there is no range.
+        // Maps panic if the range is inverted.
         let end = range.end.max(range.start);
         self.0.scan((Bound::Included(range.start), Bound::Excluded(end)))
     }
@@ -143,6 +144,21 @@ impl<M: Map> StateStore for Adapted<M> {
 
     fn visit_range(&self, range: KeyBounds<'_>, f: Visitor<'_>) {
         self.0.visit(range, f);
+    }
+
+    // The provided body scans in batches, and some of these maps scan the whole range for each batch.
+    fn delete_within(&mut self, bounds: KeyBounds<'_>, limit: usize) -> Result<Deleted, StateError> {
+        let (mut keys, mut is_done) = (Vec::new(), true);
+        self.0.visit(bounds, &mut |key, _| {
+            is_done = keys.len() < limit;
+            if !is_done {
+                return ControlFlow::Break(());
+            }
+            keys.push(key.to_vec());
+            ControlFlow::Continue(())
+        });
+        keys.iter().for_each(|key| self.0.remove(key));
+        Ok(Deleted { count: keys.len(), is_done })
     }
 }
 

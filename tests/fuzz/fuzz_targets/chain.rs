@@ -1,6 +1,7 @@
-//! Any bytes as an image and deltas: opened, applied, merged. The first byte says whether checksums and fingerprints count;
-//! without them the fuzzer gets past what is no defence against a forger anyway. Then come the parts, each behind its length
-//! as two bytes: the image, and the deltas in order.
+//! Fuzzes an image and deltas made of arbitrary bytes: they are opened, applied and composed.
+//!
+//! The first byte selects whether checksums and fingerprints are ignored. They are no defence against a forger, and
+//! without them the fuzzer gets further. The image and the deltas follow in order, each after its length in two bytes.
 
 #![no_main]
 
@@ -8,9 +9,9 @@ use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
 use opstate::bytes::Bytes;
-use opstate::{StateDelta, StateSnapshot};
+use opstate::{StateDelta, StateSnapshot, UnverifiedImage};
 
-/// The next part, as long as it says it is, or as is left.
+/// Returns the next part. It ends at its stated length or at the end of the input.
 fn next_part<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (len, rest) = input.split_first_chunk()?;
     let (part, rest) = rest.split_at(usize::from(u16::from_le_bytes(*len)).min(rest.len()));
@@ -28,6 +29,7 @@ fn check_delta(delta: &StateDelta) {
     let again = StateDelta::from_bytes(delta.to_bytes()).unwrap();
     assert_eq!(&again, delta);
     assert_eq!(again.to_bytes(), delta.to_bytes());
+    assert_eq!(again.label(), delta.label());
 }
 
 fn check_snapshot(snapshot: &StateSnapshot) {
@@ -36,16 +38,28 @@ fn check_snapshot(snapshot: &StateSnapshot) {
     for (key, value) in &entries {
         assert_eq!(snapshot.get(key).as_ref(), Some(value));
     }
-    // Fails for keys that do not ascend.
+    // `from_sorted` fails if the keys do not ascend.
     let copy = StateSnapshot::from_sorted(entries).unwrap();
     assert_eq!((copy.size_bytes(), copy.fingerprint()), (snapshot.size_bytes(), snapshot.fingerprint()));
-    assert_eq!(copy.with_timestamp_ns(0).to_bytes(), snapshot.with_timestamp_ns(0).to_bytes());
+    let copy = copy.with_timestamp_ns(0).with_label(snapshot.label().clone());
+    assert_eq!(copy.to_bytes(), snapshot.with_timestamp_ns(0).to_bytes());
+}
+
+/// Checks that unverified images have the same differences as the snapshots.
+fn check_differences(base: &UnverifiedImage, base_snapshot: &StateSnapshot, later: &StateSnapshot) {
+    let image = UnverifiedImage::from_bytes(later.to_bytes()).unwrap();
+    assert_eq!(image.label(), later.label());
+    let differences: Vec<_> = image.diff(base).map(Result::unwrap).collect();
+    assert!(later.diff(base_snapshot).eq(differences));
 }
 
 fuzz_target!(|input: &[u8]| {
     let Some((mode, mut input)) = input.split_first() else { return };
     opstate::fuzzing::ignore_checksums(mode & 1 == 1);
-    let Some(Ok(base)) = next_part(&mut input).map(|image| StateSnapshot::from_bytes(image.to_vec())) else { return };
+    let Some(image) = next_part(&mut input) else { return };
+    let Ok(base) = StateSnapshot::from_bytes(image.to_vec()) else { return };
+    let unverified = UnverifiedImage::from_bytes(image.to_vec()).unwrap();
+    assert_eq!(unverified.label(), base.label());
 
     let mut model: BTreeMap<Bytes, Bytes> = base.iter().collect();
     let mut now = Some(base.clone());
@@ -55,9 +69,10 @@ fuzz_target!(|input: &[u8]| {
         check_delta(&delta);
         let Some(before) = &now else { return };
         let applied = before.apply(&delta);
-        let merged = all.as_ref().map_or_else(|| Ok(delta.clone()), |all| all.merge(&delta));
-        if let Ok(merged) = &merged {
-            check_delta(merged);
+        let composed = all.as_ref().map_or_else(|| Ok(delta.clone()), |all| all.compose(&delta));
+        if let Ok(composed) = &composed {
+            check_delta(composed);
+            assert_eq!(composed.label(), delta.label());
         }
         match applied {
             Ok(applied) => {
@@ -68,15 +83,17 @@ fuzz_target!(|input: &[u8]| {
                     }
                 }
                 assert!(applied.iter().eq(model.clone()));
+                assert_eq!(applied.label(), delta.label());
                 check_snapshot(&applied);
-                // What is taken between the two does the same.
+                check_differences(&unverified, &base, &applied);
+                // A delta between the two snapshots must have the same effect.
                 let between = applied.delta_since(before);
                 check_delta(&between);
                 assert_eq!(before.apply(&between).unwrap(), applied);
-                // What can be applied one after the other can be merged.
-                let merged = merged.unwrap();
-                assert_eq!(base.apply(&merged).unwrap(), applied);
-                (now, all) = (Some(applied), Some(merged));
+                // Deltas that can be applied in sequence can also be composed.
+                let composed = composed.unwrap();
+                assert_eq!(base.apply(&composed).unwrap(), applied);
+                (now, all) = (Some(applied), Some(composed));
             }
             Err(_) => assert_eq!(before.iter().count(), model.len()),
         }

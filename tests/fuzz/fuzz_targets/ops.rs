@@ -1,13 +1,14 @@
-//! Sequences of operations on a store and on a `BTreeMap`, which must agree.
+//! Fuzzes sequences of operations on a store and on a `BTreeMap`, which must agree.
 
 #![no_main]
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds};
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use opstate::{HotStore, ImageOptions, InMemoryStore, StateSnapshot, StateStore, StateStoreExt};
+use opstate::bytes::Bytes;
+use opstate::{Deleted, HotStore, ImageOptions, InMemoryStore, StateSnapshot, StateStore, StateStoreExt};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -18,7 +19,9 @@ enum Op {
     Delete(Key),
     GetOrInsert(Key, Vec<u8>),
     Modify(Key, u8),
-    DeleteRange(Key, Key),
+    DeleteRange(Key, Key, u8),
+    DrainRange(Key, Key, u8),
+    Take(Key),
     DeletePrefix(Key),
     Scan(Bound<Key>, Bound<Key>),
     Hold,
@@ -28,7 +31,7 @@ enum Op {
     Clear,
 }
 
-/// A key of the fuzzer's choice, or a run of one byte, to get at lengths.
+/// A key chosen by the fuzzer, or a run of one byte, which reaches long lengths.
 #[derive(Arbitrary, Debug)]
 enum Key {
     Bytes(Vec<u8>),
@@ -45,9 +48,24 @@ impl Key {
 }
 
 fn assert_same(snapshot: &StateSnapshot, model: &Model) {
-    assert!(snapshot.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).eq(model.clone()));
+    assert!(snapshot.iter().map(owned).eq(model.clone()));
+    assert!(snapshot.iter().rev().map(owned).eq(model.clone().into_iter().rev()));
     assert_eq!(snapshot.len(), model.len());
     assert_eq!(snapshot.size_bytes(), model.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>());
+}
+
+fn owned((key, value): (Bytes, Bytes)) -> (Vec<u8>, Vec<u8>) {
+    (key.to_vec(), value.to_vec())
+}
+
+/// Removes the first entries of a range from the model. The flag is `true` if the range is empty then.
+fn drain(model: &mut Model, start: &[u8], end: &[u8], limit: usize) -> (Vec<(Vec<u8>, Vec<u8>)>, bool) {
+    let within = model.iter().filter(|(key, _)| (start..end).contains(&&key[..]));
+    let mut entries: Vec<_> = within.take(limit + 1).map(|(key, value)| (key.clone(), value.clone())).collect();
+    let is_done = entries.len() <= limit;
+    entries.truncate(limit);
+    entries.iter().for_each(|(key, _)| drop(model.remove(key)));
+    (entries, is_done)
 }
 
 fn picked<T>(from: &[T], which: u8) -> Option<&T> {
@@ -81,10 +99,20 @@ fn run(store: &mut dyn StateStore, ops: Vec<Op>) {
                 let found = store.modify(&key.bytes(), &mut { change }).unwrap();
                 assert_eq!(found, model.get_mut(&key.bytes()).map(|value| change(value)).is_some());
             }
-            Op::DeleteRange(start, end) => {
-                let (start, end, before) = (start.bytes(), end.bytes(), model.len());
-                model.retain(|key, _| *key < start || *key >= end);
-                assert_eq!(store.delete_range(&start..&end).unwrap(), before - model.len());
+            Op::DeleteRange(start, end, limit) => {
+                let (expected, is_done) = drain(&mut model, &start.bytes(), &end.bytes(), limit.into());
+                let deleted = store.delete_range(start.bytes()..end.bytes(), limit.into()).unwrap();
+                assert_eq!(deleted, Deleted { count: expected.len(), is_done });
+            }
+            Op::DrainRange(start, end, limit) => {
+                let (expected, is_done) = drain(&mut model, &start.bytes(), &end.bytes(), limit.into());
+                let drained = store.drain_range(start.bytes()..end.bytes(), limit.into()).unwrap();
+                assert!(drained.entries.into_iter().map(owned).eq(expected));
+                assert_eq!(drained.is_done, is_done);
+            }
+            Op::Take(key) => {
+                let taken = store.take(&key.bytes()).unwrap();
+                assert_eq!(taken.as_deref(), model.remove(&key.bytes()).as_deref());
             }
             Op::DeletePrefix(prefix) => {
                 let (prefix, before) = (prefix.bytes(), model.len());
@@ -92,16 +120,21 @@ fn run(store: &mut dyn StateStore, ops: Vec<Op>) {
                 assert_eq!(store.delete_prefix(&prefix).unwrap(), before - model.len());
             }
             Op::Scan(start, end) => {
-                let (start, end) = (start.map(|key| key.bytes()), end.map(|key| key.bytes()));
-                let range = (start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
-                let expected =
-                    model.iter().filter(|(key, _)| std::ops::RangeBounds::<[u8]>::contains(&range, key.as_slice()));
-                assert!(
-                    store
-                        .scan(range)
-                        .map(|(k, v)| (k.to_vec(), v.to_vec()))
-                        .eq(expected.map(|(k, v)| (k.clone(), v.clone())))
-                );
+                let range = (start.map(|key| key.bytes()), end.map(|key| key.bytes()));
+                let is_within = |key: &[u8]| {
+                    let range = (range.0.as_ref().map(Vec::as_slice), range.1.as_ref().map(Vec::as_slice));
+                    RangeBounds::<[u8]>::contains(&range, key)
+                };
+                let expected: Vec<_> = model.clone().into_iter().filter(|(key, _)| is_within(key)).collect();
+                assert!(store.scan(&range).map(owned).eq(expected.iter().cloned()));
+                assert!(store.scan(&range).rev().map(owned).eq(expected.iter().rev().cloned()));
+                // Walk from both ends in turn.
+                let (mut scan, mut expected) = (store.scan(&range), expected.into_iter());
+                while expected.len() > 0 {
+                    assert_eq!(scan.next().map(owned), expected.next());
+                    assert_eq!(scan.next_back().map(owned), expected.next_back());
+                }
+                assert_eq!((scan.next(), scan.next_back()), (None, None));
             }
             Op::Hold => {
                 let snapshot = store.snapshot();
@@ -149,7 +182,7 @@ fn run(store: &mut dyn StateStore, ops: Vec<Op>) {
 fuzz_target!(|input: (bool, Vec<Op>)| {
     let (hot, ops) = input;
     if hot {
-        // The smallest chunks there are, to cross their bounds.
+        // Use the smallest possible chunks, so that entries cross their bounds.
         run(&mut HotStore::builder().chunk_bytes(64, 256).build(), ops);
     } else {
         run(&mut InMemoryStore::new(), ops);

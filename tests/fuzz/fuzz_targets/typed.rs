@@ -1,5 +1,5 @@
-//! Any bytes as a value of a type. The first byte says which type; the second is the length of the key, which shifts where
-//! the value lies in memory.
+//! Fuzzes typed reads of arbitrary bytes. The first byte selects the type. The second is the length of the key, which
+//! shifts the value in memory.
 
 #![no_main]
 
@@ -7,14 +7,9 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use libfuzzer_sys::fuzz_target;
-use opstate::{HotStore, InMemoryStore, StateError, StateSnapshot, StateStore, StateStoreExt};
-use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
-use rkyv::bytecheck::CheckBytes;
+use opstate::{HotStore, InMemoryStore, StateError, StateSnapshot, StateStore, StateStoreExt, StateValue};
 use rkyv::munge::munge;
-use rkyv::rancor::BoxedError;
 use rkyv::seal::Seal;
-use rkyv::ser::allocator::ArenaHandle;
-use rkyv::util::AlignedVec;
 use rkyv::vec::ArchivedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -35,19 +30,15 @@ enum Versions {
     Empty,
 }
 
-/// As somebody's own checkpoint holds a snapshot.
+/// A user's checkpoint that contains a snapshot.
 #[derive(Archive, Serialize, Deserialize, Debug, PartialEq)]
 struct Checkpoint {
     position: u64,
     state: StateSnapshot,
 }
 
-/// Reads the value of `key` as a `T` in every way there is, which must agree and change nothing. Returns it.
-fn read<T>(store: &mut dyn StateStore, key: &[u8]) -> Option<T>
-where
-    T: Archive + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, BoxedError>> + PartialEq + Debug,
-    T::Archived: for<'a> CheckBytes<HighValidator<'a, BoxedError>> + Deserialize<T, HighDeserializer<BoxedError>>,
-{
+/// Reads the value of `key` as a `T` in every way. All must agree and change nothing. Returns the value.
+fn read<T: StateValue + PartialEq + Debug>(store: &mut dyn StateStore, key: &[u8]) -> Option<T> {
     let before = store.get(key);
     let got = store.get_typed::<T>(key);
     let mut scanned = store.scan_typed::<T>(..);
@@ -59,18 +50,15 @@ where
     assert!(scanned.next().is_none());
     drop(scanned);
 
-    // What cannot be deserialized can be valid all the same, but not the other way round.
+    // A value that cannot be deserialized may still be valid. An invalid value can never be deserialized.
     let is_valid = store.view::<T, _>(key, |_| ()).is_ok();
     assert!(is_valid || got.is_err());
     assert_eq!(store.modify_typed::<T, _>(key, |_| ()).is_ok(), is_valid);
     let mut is_called = false;
-    let update = store.update::<T>(key, |value| {
-        is_called = true;
-        value
-    });
+    let update = store.update(key, |_: &mut Option<T>| is_called = true);
     assert_eq!((update.is_ok(), is_called), (got.is_ok(), got.is_ok()));
     match got {
-        // It may have been written anew, as other bytes of the same meaning.
+        // The value may have been written again, as other bytes of the same meaning.
         Ok(got) => {
             assert_eq!(store.get_typed::<T>(key).unwrap(), got);
             store.put(key, before.as_deref().expect("there is a value")).unwrap();
@@ -99,11 +87,7 @@ fn modify(store: &mut dyn StateStore, key: &[u8], window: &mut Window) {
     assert_eq!(store.get_typed::<Window>(key).unwrap().as_ref(), Some(&*window));
 }
 
-fn same<T>(stores: &mut [Box<dyn StateStore>; 2], key: &[u8]) -> Option<T>
-where
-    T: Archive + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, BoxedError>> + PartialEq + Debug,
-    T::Archived: for<'a> CheckBytes<HighValidator<'a, BoxedError>> + Deserialize<T, HighDeserializer<BoxedError>>,
-{
+fn same<T: StateValue + PartialEq + Debug>(stores: &mut [Box<dyn StateStore>; 2], key: &[u8]) -> Option<T> {
     let [first, second] = stores.each_mut().map(|store| read::<T>(&mut **store, key));
     assert_eq!(first, second);
     first

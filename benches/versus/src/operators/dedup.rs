@@ -1,8 +1,8 @@
-//! The first bid of each bidder for an auction in thirty seconds.
+//! Deduplication: the first bid of each bidder for an auction within thirty seconds.
 //!
-//! Keys: `d`, the bidder, the auction: when the bid was seen. `t`, that time, the bidder, the auction: nothing, for expiry.
+//! Keys: `d | bidder | auction` holds the time of the bid. `t | time | bidder | auction` is empty and serves expiry.
 
-use opstate::{StateError, StateStore};
+use opstate::{StateError, StateStore, StateStoreExt};
 
 use super::stream::{Event, Kind, Time, Watermark};
 use super::windows::two;
@@ -40,7 +40,7 @@ impl Operator for FirstBids<'_> {
             for key in old {
                 store.delete(&[&b"d"[..], &key[9..]].concat())?;
             }
-            store.delete_range(b"t"..&end)?;
+            store.delete_range(&b"t"[..]..&end[..], usize::MAX)?;
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
-//! Each auction that ended, with its highest bid: a join of two streams, within the time that an auction is open.
+//! Join of two streams: each closed auction with the highest bid made while it was open.
 //!
-//! Keys: `b`, the auction, time, number: a bid, with its price. `e`, the end of an auction, the auction: nothing.
+//! Keys: `b | auction | time | number` holds the price of a bid. `e | end of the auction | auction` is empty.
 
-use opstate::{StateError, StateStore};
+use opstate::{StateError, StateStore, StateStoreExt};
 
 use super::stream::{Event, Kind, Watermark};
 use super::windows::two;
@@ -31,7 +31,7 @@ impl Operator for WinningBids<'_> {
         match kind {
             Kind::Auction { id, expires } => store.put(&key(b'e', *expires, *id), &[])?,
             Kind::Bid { auction, price, .. } => {
-                // The time and, of two bids in a millisecond, the number.
+                // The number orders bids of the same millisecond.
                 let moment = time << 24 | number as u64 & 0xFF_FFFF;
                 store.put(&key(b'b', *auction, moment), &price.to_be_bytes())?;
             }
@@ -54,9 +54,9 @@ impl Operator for WinningBids<'_> {
                 }
             }
             results.add(&[auction, expires, bids, best]);
-            store.delete_range(&first..&last)?;
+            store.delete_range(first..last, usize::MAX)?;
         }
-        store.delete_range(&start..&end)?;
+        store.delete_range(start..end, usize::MAX)?;
         Ok(())
     }
 }

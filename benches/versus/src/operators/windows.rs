@@ -1,8 +1,8 @@
-//! Number and sum of the bids for each auction, in tumbling windows.
+//! Number and sum of the bids for each auction in tumbling windows.
 //!
-//! Keys: the end of the window, the auction. Values: count and sum.
+//! Keys: `end of the window | auction`. Values: count and sum.
 
-use opstate::{StateError, StateStore};
+use opstate::{StateError, StateStore, StateStoreExt};
 
 use super::stream::{Event, Kind, Time, Watermark};
 use super::{Operator, Results};
@@ -12,7 +12,7 @@ const WINDOW: Time = 10_000;
 pub(super) struct BidsByAuction<'a> {
     events: &'a [Event],
     watermark: Watermark,
-    /// The windows that end before this are closed.
+    /// End of the closed windows. Every window that ends before this time is closed.
     closed: Time,
 }
 
@@ -33,7 +33,7 @@ impl Operator for BidsByAuction<'_> {
     }
 }
 
-/// Counts one more in a window.
+/// Adds one event to a window.
 pub(super) fn count(store: &mut dyn StateStore, end: Time, group: u64, amount: u64) -> Result<(), StateError> {
     let key = two(end, group);
     let counted = store.modify(&key, &mut |value| {
@@ -43,7 +43,7 @@ pub(super) fn count(store: &mut dyn StateStore, end: Time, group: u64, amount: u
     if counted { Ok(()) } else { store.put(&key, &two(1, amount)) }
 }
 
-/// Closes the windows, all as long, that end up to the watermark.
+/// Closes the windows that end at or before the watermark. All windows have the same length.
 pub(super) fn close(
     store: &mut dyn StateStore,
     window: Time,
@@ -60,11 +60,11 @@ pub(super) fn close(
         let ((end, group), (count, sum)) = (halves(&key), halves(&value));
         results.add(&[end, group, count, sum]);
     }
-    store.delete_range(&[]..&end)?;
+    store.delete_range(..end, usize::MAX)?;
     Ok(())
 }
 
-/// Two numbers that sort as bytes do.
+/// Encodes two numbers so that the bytes sort as the numbers do.
 pub(super) fn two(first: u64, second: u64) -> [u8; 16] {
     (u128::from(first) << 64 | u128::from(second)).to_be_bytes()
 }

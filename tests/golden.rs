@@ -240,6 +240,7 @@ fn values_of_golden_images_are_handed_out_aligned() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes, and the images are opened whole by another test")]
 fn groups_of_golden_images_stay_readable() {
     for golden in golden().into_iter().filter(|golden| golden.groups.is_some()) {
         for &version in golden.versions() {

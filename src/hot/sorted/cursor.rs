@@ -35,12 +35,16 @@ use crate::bounds::{KeyBounds, prefix_end};
 const MAX_DEPTH: usize = 24;
 
 /// A cut that may own its key.
-struct End<'a> {
+struct CowCut<'a> {
     key: Cow<'a, [u8]>,
     after: bool,
 }
 
-impl End<'_> {
+impl CowCut<'_> {
+    fn copy_of(cut: Cut<'_>) -> Self {
+        Self { key: cut.key.to_vec().into(), after: cut.after }
+    }
+
     fn cut(&self) -> Cut<'_> {
         Cut { key: &self.key, after: self.after }
     }
@@ -49,7 +53,7 @@ impl End<'_> {
 /// The ids of a range, in the order of their keys.
 pub(in super::super) struct Ids<'a, K, const L: usize = 64, const I: usize = 64> {
     keys: &'a K,
-    end: Option<End<'a>>,
+    end: Option<CowCut<'a>>,
     path: [Option<&'a Inner<L, I>>; MAX_DEPTH],
     taken: [u8; MAX_DEPTH],
     depth: usize,
@@ -61,23 +65,23 @@ pub(in super::super) struct Ids<'a, K, const L: usize = 64, const I: usize = 64>
 
 impl<'a, K: Keys, const L: usize, const I: usize> Ids<'a, K, L, I> {
     pub(super) fn new(root: Option<&'a Child<L, I>>, keys: &'a K, range: (Bound<&'a [u8]>, Bound<&'a [u8]>)) -> Self {
-        let end = cut(range.1, true).map(|Cut { key, after }| End { key: key.into(), after });
+        let end = cut(range.1, true).map(|Cut { key, after }| CowCut { key: key.into(), after });
         Self::between(root, keys, cut(range.0, false), end)
     }
 
     /// Returns the ids of a range whose bounds are copied.
     pub(super) fn with_copied_bounds(root: Option<&'a Child<L, I>>, keys: &'a K, range: KeyBounds<'_>) -> Self {
-        let end = cut(range.1, true).map(|Cut { key, after }| End { key: key.to_vec().into(), after });
+        let end = cut(range.1, true).map(CowCut::copy_of);
         Self::between(root, keys, cut(range.0, false), end)
     }
 
     /// The ids of the keys that start with `prefix`.
     pub(super) fn starting_with(root: Option<&'a Child<L, I>>, keys: &'a K, prefix: &'a [u8]) -> Self {
-        let end = prefix_end(prefix).map(|key| End { key: key.into(), after: false });
+        let end = prefix_end(prefix).map(|key| CowCut { key: key.into(), after: false });
         Self::between(root, keys, Some(Cut { key: prefix, after: false }), end)
     }
 
-    fn between(root: Option<&'a Child<L, I>>, keys: &'a K, start: Option<Cut<'_>>, end: Option<End<'a>>) -> Self {
+    fn between(root: Option<&'a Child<L, I>>, keys: &'a K, start: Option<Cut<'_>>, end: Option<CowCut<'a>>) -> Self {
         let empty = start.zip(end.as_ref()).is_some_and(|(start, end)| start >= end.cut());
         let mut ids = Self {
             keys,
@@ -203,7 +207,7 @@ impl<K: Keys, const L: usize, const I: usize> Iterator for Ids<'_, K, L, I> {
 /// This mirrors [`Ids`]: each lowest inner node is asked once which of its children the start is in.
 pub(in super::super) struct IdsDown<'a, K, const L: usize = 64, const I: usize = 64> {
     keys: &'a K,
-    start: Option<OwnedCut>,
+    start: Option<CowCut<'static>>,
     path: [Option<&'a Inner<L, I>>; MAX_DEPTH],
     taken: [u8; MAX_DEPTH],
     depth: usize,
@@ -214,19 +218,13 @@ pub(in super::super) struct IdsDown<'a, K, const L: usize = 64, const I: usize =
     done: bool,
 }
 
-/// A cut that owns its key.
-struct OwnedCut {
-    key: Box<[u8]>,
-    after: bool,
-}
-
 impl<'a, K: Keys, const L: usize, const I: usize> IdsDown<'a, K, L, I> {
     pub(super) fn new(root: Option<&'a Child<L, I>>, keys: &'a K, range: KeyBounds<'_>) -> Self {
         let (start, end) = (cut(range.0, false), cut(range.1, true));
         let empty = start.zip(end).is_some_and(|(start, end)| start >= end);
         let mut ids = Self {
             keys,
-            start: start.map(|Cut { key, after }| OwnedCut { key: key.into(), after }),
+            start: start.map(CowCut::copy_of),
             path: [None; MAX_DEPTH],
             taken: [0; MAX_DEPTH],
             depth: 0,
@@ -287,7 +285,7 @@ impl<'a, K: Keys, const L: usize, const I: usize> IdsDown<'a, K, L, I> {
     fn enter(&mut self, leaf: &'a Leaf<L>, to: usize) {
         let at = self.lowest().map_or(0, |(_, at)| at);
         let from = match &self.start {
-            Some(start) if at <= self.stop => leaf.rank(self.keys, Cut { key: &start.key, after: start.after }, 0),
+            Some(start) if at <= self.stop => leaf.rank(self.keys, start.cut(), 0),
             _ => 0,
         };
         // In the first child, a start before all of its keys may be further on in the tree.

@@ -1,8 +1,8 @@
-//! [`Handles`]: turns borrowed entries into handles, a run at a time.
+//! [`Handles`]: turns borrowed entries into handles, a batch at a time.
 //!
-//! A scan that copied each key and each value into an allocation of its own would pay two allocations an entry. Here what
-//! has no handle of its own is gathered, a run of entries in one buffer, and the handles are slices of it. Values start
-//! at multiples of [`VALUE_ALIGNMENT`] in it, with zeros before them.
+//! A scan that copied each key and each value into an allocation of its own would pay two allocations an entry. Here
+//! the keys and values of a batch are copied into one buffer, unless they have handles of their own, and their handles
+//! are slices of it. Values start at multiples of [`VALUE_ALIGNMENT`] in it, with zeros before them.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -12,8 +12,8 @@ use rkyv::util::AlignedVec;
 
 use crate::aligned::{VALUE_ALIGNMENT, aligned};
 
-/// A key or value as it lies in a store.
-pub(crate) enum Part<'a> {
+/// A key or a value that is borrowed from a store or owned, as in a `Cow`.
+pub(crate) enum CowBytes<'a> {
     /// Bytes to be copied.
     Borrowed(&'a [u8]),
     /// A handle to be handed out.
@@ -22,7 +22,7 @@ pub(crate) enum Part<'a> {
     Lent(&'a Bytes),
 }
 
-impl Part<'_> {
+impl CowBytes<'_> {
     pub(crate) fn as_slice(&self) -> &[u8] {
         match self {
             Self::Borrowed(bytes) => bytes,
@@ -32,30 +32,31 @@ impl Part<'_> {
     }
 }
 
-/// Up to `N` parts, to be handed out in the order in which they were pushed.
-pub(crate) struct Run<const N: usize> {
-    /// Copies of the parts that are pushed.
+/// Up to `N` keys and values, to be handed out in the order in which they were pushed.
+pub(crate) struct Batch<const N: usize> {
+    /// Copies of the items of this batch.
     gathering: AlignedVec,
-    /// The buffer of the parts that are handed out, and how much of it was.
+    /// Copies of the items of a batch that has ended.
     gathered: Bytes,
+    /// The end of the copied item that was taken last.
     start: usize,
-    /// The lengths of the parts; `SHARED` for one that is not copied.
+    /// The lengths of the items, `SHARED` for one that is not copied.
     lens: [u32; N],
     next: usize,
     len: usize,
     shared: VecDeque<Bytes>,
 }
 
-/// The length of a part that is not copied. No other part is as long.
+/// The length of a item that is not copied. No other item is as long.
 const SHARED: u32 = u32::MAX;
 
-/// Returns where a value of `len` bytes starts that is put behind `end` bytes.
+/// Returns where a value of `len` bytes starts that follows `end` bytes.
 #[inline]
 fn value_start(end: usize, len: usize) -> usize {
     if len == 0 { end } else { end.next_multiple_of(VALUE_ALIGNMENT) }
 }
 
-impl<const N: usize> Run<N> {
+impl<const N: usize> Batch<N> {
     pub(crate) fn new() -> Self {
         Self {
             gathering: AlignedVec::new(),
@@ -68,39 +69,39 @@ impl<const N: usize> Run<N> {
         }
     }
 
-    /// Begins a new run, which is expected to be so many times as large as the last one.
+    /// Begins a new batch. It is expected to be `growth` times as large as the last one.
     pub(crate) fn begin(&mut self, growth: usize) {
-        debug_assert!(self.next == self.len, "a run is handed out before the next one");
-        // A little more, because runs vary.
+        debug_assert!(self.next == self.len, "a batch is handed out before the next one");
+        // A little more, because sizes vary.
         self.gathering.reserve(self.gathered.len() * growth * 9 / 8 + 32);
         (self.next, self.len, self.start) = (0, 0, 0);
     }
 
-    #[inline]
-    pub(crate) fn push_key(&mut self, key: Part<'_>) {
+    #[inline(always)]
+    pub(crate) fn push_key(&mut self, key: CowBytes<'_>) {
         let len = match key {
-            Part::Borrowed(bytes) => {
+            CowBytes::Borrowed(bytes) => {
                 self.gathering.extend_from_slice(bytes);
                 bytes.len() as u32
             }
-            Part::Shared(handle) => self.share(handle),
-            Part::Lent(handle) => self.share(handle.clone()),
+            CowBytes::Shared(handle) => self.share(handle),
+            CowBytes::Lent(handle) => self.share(handle.clone()),
         };
         self.push(len);
     }
 
     #[inline]
-    pub(crate) fn push_value(&mut self, value: Part<'_>) {
+    pub(crate) fn push_value(&mut self, value: CowBytes<'_>) {
         let len = match value {
-            Part::Borrowed(bytes) => {
+            CowBytes::Borrowed(bytes) => {
                 let end = self.gathering.len();
                 let padding = value_start(end, bytes.len()) - end;
                 self.gathering.extend_from_slice(&[0; VALUE_ALIGNMENT][..padding]);
                 self.gathering.extend_from_slice(bytes);
                 bytes.len() as u32
             }
-            Part::Shared(handle) => self.share(aligned(handle)),
-            Part::Lent(handle) => self.share(aligned(handle.clone())),
+            CowBytes::Shared(handle) => self.share(aligned(handle)),
+            CowBytes::Lent(handle) => self.share(aligned(handle.clone())),
         };
         self.push(len);
     }
@@ -116,19 +117,19 @@ impl<const N: usize> Run<N> {
         SHARED
     }
 
-    /// Ends the run. From here on its parts can be had.
+    /// Ends the batch. From here on its items can be taken.
     pub(crate) fn end(&mut self) {
         let gathered = mem::take(&mut self.gathering);
         self.gathered = if gathered.is_empty() { Bytes::new() } else { Bytes::from_owner(gathered) };
     }
 
-    /// Returns the next part, which was pushed as a key, if one is left.
+    /// Takes the next item, which was pushed as a key, if one is left.
     #[inline]
     pub(crate) fn next_key(&mut self) -> Option<Bytes> {
         self.next(|end, _| end)
     }
 
-    /// Returns the next part, which was pushed as a value, if one is left.
+    /// Takes the next item, which was pushed as a value, if one is left.
     #[inline]
     pub(crate) fn next_value(&mut self) -> Option<Bytes> {
         self.next(value_start)
@@ -150,45 +151,45 @@ impl<const N: usize> Run<N> {
     }
 }
 
-/// The longest run of a scan, in entries. A handle that is kept keeps the copied parts of its run.
-pub(crate) const LONGEST_RUN: usize = 64;
+/// The most entries of a batch. A handle that is kept keeps the buffer of its batch.
+pub(crate) const MAX_BATCH: usize = 64;
 
-/// An iterator of handles over an iterator of entries, in whatever order that yields them.
+/// An iterator that turns the entries of another one into handles.
 pub(crate) struct Handles<I> {
     entries: I,
-    run: Run<{ 2 * LONGEST_RUN }>,
-    /// How many entries the next run takes: few at first, for scans that end early.
-    run_len: usize,
+    batch: Batch<{ 2 * MAX_BATCH }>,
+    /// How many entries the next batch takes: few at first, for scans that end early.
+    batch_len: usize,
 }
 
-impl<'a, I: Iterator<Item = (Part<'a>, Part<'a>)>> Handles<I> {
+impl<'a, I: Iterator<Item = (CowBytes<'a>, CowBytes<'a>)>> Handles<I> {
     pub(crate) fn new(entries: I) -> Self {
-        Self { entries, run: Run::new(), run_len: 4 }
+        Self { entries, batch: Batch::new(), batch_len: 4 }
     }
 
-    fn next_run(&mut self) {
-        self.run.begin(if self.run_len < LONGEST_RUN { 4 } else { 1 });
-        for (key, value) in self.entries.by_ref().take(self.run_len) {
-            self.run.push_key(key);
-            self.run.push_value(value);
+    fn next_batch(&mut self) {
+        self.batch.begin(if self.batch_len < MAX_BATCH { 4 } else { 1 });
+        for (key, value) in self.entries.by_ref().take(self.batch_len) {
+            self.batch.push_key(key);
+            self.batch.push_value(value);
         }
-        self.run.end();
-        self.run_len = (self.run_len * 4).min(LONGEST_RUN);
+        self.batch.end();
+        self.batch_len = (self.batch_len * 4).min(MAX_BATCH);
     }
 }
 
-impl<'a, I: Iterator<Item = (Part<'a>, Part<'a>)>> Iterator for Handles<I> {
+impl<'a, I: Iterator<Item = (CowBytes<'a>, CowBytes<'a>)>> Iterator for Handles<I> {
     type Item = (Bytes, Bytes);
 
     #[inline]
     fn next(&mut self) -> Option<(Bytes, Bytes)> {
-        let key = match self.run.next_key() {
+        let key = match self.batch.next_key() {
             Some(key) => key,
             None => {
-                self.next_run();
-                self.run.next_key()?
+                self.next_batch();
+                self.batch.next_key()?
             }
         };
-        Some((key, self.run.next_value()?))
+        Some((key, self.batch.next_value()?))
     }
 }

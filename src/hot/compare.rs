@@ -1,52 +1,58 @@
-//! [`FrozenComparison`]: what differs between two snapshots of one store.
+//! [`FrozenComparison`]: the differences between two snapshots of one store.
 //!
 //! # Design
 //!
-//! Entries that can differ are found by the journal, which mostly has both locations, or by comparing the two tables page
-//! by page. An entry has a record in each snapshot, or in one of them. What a live snapshot sees is not changed where it
-//! lies, so a record at the same address is the same entry. Otherwise the two records are looked at: the same key with
-//! the same value was only moved, the same key with another value is an update, and two keys are one that is deleted and
-//! one that is inserted.
+//! Entries that can differ are found by the journal, which mostly has both locations, or by comparing the two tables
+//! page by page. An entry has a record in each snapshot, or in one of them. A record that a live snapshot sees is not
+//! changed in place, so a record at the same address is the same entry. Otherwise the two records are compared:
+//!
+//! - the same key with the same value was only moved,
+//! - the same key with another value is an update,
+//! - two keys are one that is deleted and one that is inserted.
 //!
 //! ```text
 //!   (old location, new location) ──> records fetched, compared ──> sorted by key ──> joined
-//!    in the order of writes, so       32 at a time, so that         by heads alone    (a key that is deleted
+//!    in the order of writes, so       32 at a time, so that         by sort keys     (a key that is deleted
 //!    new ones follow each other       misses overlap                                  under one id and inserted
 //!                                                                                     under another)
 //! ```
 //!
-//! Sorting looks at keys as little as it can: twelve bytes of each, behind what all of them share, are kept as a number,
-//! with how many there were, and with the place of the pair that they belong to. Such numbers are sorted, and runs that
-//! twelve bytes leave open are sorted by the twelve that follow.
+//! Sorting looks at keys as little as it can. A *sort key* is a number: twelve bytes of a key, behind those that all
+//! keys share, and the place of the pair that the key belongs to. Sort keys are sorted, and ties by the twelve bytes
+//! that follow.
 //!
-//! # Why this and not the other way
+//! # Why
 //!
-//! Walking the two trees of the sorted index together, skipping nodes that are shared, gives the order for nothing, but
-//! sees only keys that come or go: an update leaves the tree alone, so that every entry's location would have to be looked
-//! at.
-//!
-//! # Invariants
-//!
-//! 1. Every pair has at least one location, of a record that its snapshot sees; where it has both, the keys are equal and
-//!    the values are not.
-//! 2. Keys of the pairs strictly ascend.
+//! Walking the two trees of the sorted index together, skipping nodes that are shared, gives the order for nothing. But
+//! it finds only keys that come or go: an update leaves the tree alone, so that every entry's location would have to be
+//! compared.
 
 use std::mem;
 use std::ops::Range;
 use std::ptr;
 use std::sync::Arc;
 
-use super::arena::{Location, Record, ValueRef, equal};
-use super::frozen::{Frozen, part};
-use super::journal::{NOWHERE, Note, noted_since};
-use super::prefetch;
+use super::entry_id::EntryId;
+use super::frozen::Frozen;
+use super::journal::{Note, noted_since};
+use super::location::Location;
+use super::prefetch::prefetch;
+use super::record::{Record, equal};
 use super::scan::Records;
-use crate::handles::Part;
-use crate::snapshot::{Compared, Comparison, Counts};
+use super::value::ValueRef;
+use crate::comparison::{Compared, Comparison, Counts};
+use crate::handles::CowBytes;
 
-/// How many entries are looked at together.
+/// How many entries are examined together.
 const BATCH: usize = 32;
 
+/// The differences between two snapshots.
+///
+/// # Invariants
+///
+/// 1. Every pair has at least one location, of a record that its snapshot sees. Where it has both, the keys are equal
+///    and the values are not.
+/// 2. Keys of the pairs strictly ascend.
 pub(super) struct FrozenComparison {
     earlier: Arc<Frozen>,
     later: Arc<Frozen>,
@@ -54,7 +60,7 @@ pub(super) struct FrozenComparison {
     counts: Counts,
 }
 
-/// Where a key's old and new record are, or [`NOWHERE`].
+/// Where a key's old and new record are, or [`Location::NONE`].
 #[derive(Clone, Copy)]
 struct Pair {
     old: Location,
@@ -62,11 +68,12 @@ struct Pair {
 }
 
 impl FrozenComparison {
-    /// Compares two snapshots of one store, whichever was taken first. `None` if there is more than this is made for.
+    /// Compares two snapshots of one store, whichever was taken first. `None` if there are more differences than sort
+    /// keys can tell apart.
     pub(super) fn new(earlier: Arc<Frozen>, later: Arc<Frozen>) -> Option<Self> {
-        let mut found = Found::new(&earlier, &later);
-        if !found.take_noted() {
-            found.take_pages();
+        let mut found = Collector::new(&earlier, &later);
+        if !found.add_noted() {
+            found.add_pages();
         }
         Self::finish(found, &earlier, &later)
     }
@@ -74,12 +81,12 @@ impl FrozenComparison {
     /// Compares two snapshots of one store page by page.
     #[cfg(test)]
     pub(super) fn by_pages(earlier: Arc<Frozen>, later: Arc<Frozen>) -> Option<Self> {
-        let mut found = Found::new(&earlier, &later);
-        found.take_pages();
+        let mut found = Collector::new(&earlier, &later);
+        found.add_pages();
         Self::finish(found, &earlier, &later)
     }
 
-    fn finish(mut found: Found<'_>, earlier: &Arc<Frozen>, later: &Arc<Frozen>) -> Option<Self> {
+    fn finish(found: Collector<'_>, earlier: &Arc<Frozen>, later: &Arc<Frozen>) -> Option<Self> {
         if found.pairs.len() > PLACES {
             return None;
         }
@@ -90,100 +97,85 @@ impl FrozenComparison {
     }
 }
 
-/// What differs, as far as it was found.
-struct Found<'a> {
+/// Collects the differences between two snapshots.
+struct Collector<'a> {
     earlier: &'a Frozen,
     later: &'a Frozen,
-    /// Pairs whose records come, and such as were asked for before those.
-    coming: Vec<Pair>,
-    come: Vec<Pair>,
+    /// Pairs whose records were asked for last.
+    fetching: Vec<Pair>,
+    /// Pairs whose records were asked for before those, and are in the cache by now.
+    fetched: Vec<Pair>,
+    /// Pairs that differ.
     pairs: Vec<Pair>,
-    /// Of each pair.
-    heads: Vec<Head>,
     counts: Counts,
-    /// What all keys so far share, of the first one.
-    shared: &'a [u8],
-    /// Whether all heads begin behind that.
-    is_headed: bool,
 }
 
-impl<'a> Found<'a> {
+impl<'a> Collector<'a> {
     fn new(earlier: &'a Frozen, later: &'a Frozen) -> Self {
-        Self {
-            earlier,
-            later,
-            coming: Vec::with_capacity(BATCH),
-            come: Vec::with_capacity(BATCH),
-            pairs: Vec::new(),
-            heads: Vec::new(),
-            counts: Counts::default(),
-            shared: &[],
-            is_headed: true,
-        }
+        let (fetching, fetched) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
+        Self { earlier, later, fetching, fetched, pairs: Vec::new(), counts: Counts::default() }
     }
 
-    /// Takes what was noted from one snapshot to the other, and returns whether it was.
-    fn take_noted(&mut self) -> bool {
+    /// Adds what the journal noted from one snapshot to the other. Returns `false` if it did not note everything.
+    fn add_noted(&mut self) -> bool {
         let is_forward = self.earlier.epoch() <= self.later.epoch();
         let (first, second) = if is_forward { (self.earlier, self.later) } else { (self.later, self.earlier) };
         let Some(noted) = noted_since(&second.journal, first.epoch()) else { return false };
         self.pairs.reserve_exact(noted.len());
-        self.heads.reserve_exact(noted.len());
         let others = noted.for_each_single(|Note { old, new, .. }| {
-            self.take(if is_forward { Pair { old, new } } else { Pair { old: new, new: old } });
+            self.add(if is_forward { Pair { old, new } } else { Pair { old: new, new: old } });
         });
-        self.take_ids(&others);
-        self.take_rest();
+        self.add_ids(&others);
+        self.add_rest();
         true
     }
 
-    fn take_ids(&mut self, ids: &[u32]) {
-        let (old, new) = (&self.earlier.entries.table, &self.later.entries.table);
+    fn add_ids(&mut self, ids: &[EntryId]) {
+        let (old, new) = (&self.earlier.records.table, &self.later.records.table);
         for (at, &id) in ids.iter().enumerate() {
             if let Some(&ahead) = ids.get(at + BATCH) {
                 [old, new].into_iter().filter_map(|table| table.address_of(ahead)).for_each(prefetch);
             }
-            self.take_locations(old.find(id), new.find(id));
+            self.add_locations(old.find(id), new.find(id));
         }
     }
 
-    fn take_pages(&mut self) {
-        let (old, new) = (&self.earlier.entries.table, &self.later.entries.table);
-        new.for_each_unshared(old, |old, new| self.take_locations(old, new));
-        self.take_rest();
+    /// Adds what differs in pages of the tables that the snapshots do not share.
+    fn add_pages(&mut self) {
+        let (old, new) = (&self.earlier.records.table, &self.later.records.table);
+        new.for_each_unshared(old, |old, new| self.add_locations(old, new));
+        self.add_rest();
     }
 
     #[inline]
-    fn take_locations(&mut self, old: Option<Location>, new: Option<Location>) {
-        self.take(Pair { old: old.unwrap_or(NOWHERE), new: new.unwrap_or(NOWHERE) });
+    fn add_locations(&mut self, old: Option<Location>, new: Option<Location>) {
+        self.add(Pair { old: old.unwrap_or(Location::NONE), new: new.unwrap_or(Location::NONE) });
     }
 
-    /// Asks for the records of an entry, and looks at those that were asked for some time ago.
+    /// Asks for the records of an entry, and examines those that were asked for some time ago.
     #[inline]
-    fn take(&mut self, pair: Pair) {
+    fn add(&mut self, pair: Pair) {
         let (old, new) = (self.earlier.address(pair.old), self.later.address(pair.new));
-        // Not by their locations, because the place of a chunk that is gone is used again.
+        // Not by their locations, because the index of a chunk that is gone is used again.
         if old == new {
             return;
         }
         [old, new].into_iter().flatten().for_each(fetch);
-        self.coming.push(pair);
-        if self.coming.len() == BATCH {
-            self.look_at_come();
-            mem::swap(&mut self.coming, &mut self.come);
+        self.fetching.push(pair);
+        if self.fetching.len() == BATCH {
+            self.examine_fetched();
         }
     }
 
-    fn take_rest(&mut self) {
-        self.look_at_come();
-        mem::swap(&mut self.coming, &mut self.come);
-        self.look_at_come();
+    fn add_rest(&mut self) {
+        self.examine_fetched();
+        self.examine_fetched();
     }
 
-    /// Takes in what differs of the pairs whose records have come.
-    fn look_at_come(&mut self) {
-        let mut come = mem::take(&mut self.come);
-        for pair in come.drain(..) {
+    /// Examines the pairs whose records are in the cache. Those that are on their way are next.
+    fn examine_fetched(&mut self) {
+        let mut fetched = mem::take(&mut self.fetched);
+        for pair in fetched.drain(..) {
             let (old, new) = (self.old_of(pair), self.new_of(pair));
             match (old, new) {
                 (Some(before), Some(after)) if equal(before.key(), after.key()) => {
@@ -193,39 +185,19 @@ impl<'a> Found<'a> {
                 }
                 (Some(_), Some(_)) => {
                     // The id was used again, for another key.
-                    self.push(Pair { new: NOWHERE, ..pair }, old, None);
-                    self.push(Pair { old: NOWHERE, ..pair }, None, new);
+                    self.push(Pair { new: Location::NONE, ..pair }, old, None);
+                    self.push(Pair { old: Location::NONE, ..pair }, None, new);
                 }
                 _ => self.push(pair, old, new),
             }
         }
-        self.come = come;
+        self.fetched = mem::replace(&mut self.fetching, fetched);
     }
 
     fn push(&mut self, pair: Pair, old: Option<Record<'a>>, new: Option<Record<'a>>) {
-        let key = new.or(old).map_or(&[][..], Record::key);
-        self.counts.add(key.len(), old.map(Record::value_len), new.map(Record::value_len));
-        if self.pairs.is_empty() || !self.shared.is_empty() && !key.starts_with(self.shared) {
-            self.share_less(key);
-        }
-        self.heads.push(if self.is_headed { head(key, self.shared.len(), self.pairs.len()) } else { 0 });
+        let key_len = new.or(old).map_or(0, Record::key_len);
+        self.counts.add(key_len, old.map(Record::value_len), new.map(Record::value_len));
         self.pairs.push(pair);
-    }
-
-    /// Learns that `key` does not share what the keys before it do.
-    #[cold]
-    fn share_less(&mut self, key: &'a [u8]) {
-        if self.pairs.is_empty() {
-            self.shared = key;
-            return;
-        }
-        let same = key.iter().zip(self.shared).take_while(|(a, b)| a == b).count();
-        self.shared = &self.shared[..same];
-        // The first few keys tell, mostly. Else it is done once, at the end.
-        self.is_headed = self.pairs.len() <= 4 * BATCH;
-        if self.is_headed {
-            self.heads = (0..self.pairs.len()).map(|place| head(self.key(self.pairs[place]), same, place)).collect();
-        }
     }
 
     fn old_of(&self, pair: Pair) -> Option<Record<'a>> {
@@ -240,33 +212,27 @@ impl<'a> Found<'a> {
         self.new_of(pair).or_else(|| self.old_of(pair)).map_or(&[], Record::key)
     }
 
-    /// Returns the heads of the pairs, in the order of keys. O(n log n), and O(1) looks at a key for each twelve bytes
-    /// that it shares with others but not with all of them.
-    fn sort(&mut self) -> Vec<Head> {
-        let mut heads = mem::take(&mut self.heads);
-        let mut shared = self.shared.len();
-        if !self.is_headed {
-            (0..heads.len()).for_each(|place| heads[place] = place as Head);
-            shared = self.set_heads(&mut heads, shared);
+    /// Returns the sort keys of the pairs, in the order of keys. O(n log n), and O(1) looks at a key for each twelve
+    /// bytes that it shares with others but not with all of them.
+    fn sort(&self) -> Vec<SortKey> {
+        let mut sort_keys: Vec<SortKey> = (0..self.pairs.len()).map(|place| place as SortKey).collect();
+        // Ranges of sort keys to be sorted, and how many bytes their keys are known to share. A list and not a
+        // recursion, because keys are long enough to exhaust the stack.
+        let mut ties = vec![(0..sort_keys.len(), 0)];
+        while let Some((tie, known)) = ties.pop() {
+            let tied = &mut sort_keys[tie.clone()];
+            let shared = self.set_sort_keys(tied, known);
+            tied.sort_unstable();
+            find_ties(tied, tie.start, shared, &mut ties);
         }
-        heads = sort_heads(heads);
-        // What is to be sorted by the bytes that follow, and where those begin. A list and not a recursion, because keys are
-        // long enough to exhaust the stack.
-        let mut runs = Vec::new();
-        find_runs(&heads, 0, shared, &mut runs);
-        while let Some((run, known)) = runs.pop() {
-            let sorted = &mut heads[run.clone()];
-            let shared = self.set_heads(sorted, known);
-            sorted.sort_unstable();
-            find_runs(sorted, run.start, shared, &mut runs);
-        }
-        heads
+        sort_keys
     }
 
-    /// Sets all heads to begin behind what their keys share, of which `known` bytes are known, and returns how much that is.
-    fn set_heads(&self, heads: &mut [Head], known: usize) -> usize {
-        let key = |head: Head| self.key(self.pairs[place_of(head)]);
-        let Some(first) = heads.first().map(|&head| key(head)) else { return known };
+    /// Sets all sort keys to begin behind the bytes that their keys share, of which `known` are known. Returns how many
+    /// those are.
+    fn set_sort_keys(&self, sort_keys: &mut [SortKey], known: usize) -> usize {
+        let key = |sort_key: SortKey| self.key(self.pairs[place_of(sort_key)]);
+        let Some(first) = sort_keys.first().map(|&sort_key| key(sort_key)) else { return known };
         let mut shared = first.len();
         let mut share = |key: &[u8]| {
             if key.len() < shared || key[known..shared] != first[known..shared] {
@@ -275,20 +241,20 @@ impl<'a> Found<'a> {
             }
             shared
         };
-        // A few of them tell, mostly; else all heads are set a second time.
+        // A few of them tell, mostly. Else all sort keys are set a second time.
         let mut guess = first.len();
-        for &head in heads.iter().step_by(heads.len() / 8 + 1) {
-            guess = share(key(head));
+        for &sort_key in sort_keys.iter().step_by(sort_keys.len() / 8 + 1) {
+            guess = share(key(sort_key));
         }
         loop {
             let mut shared = guess;
-            for at in 0..heads.len() {
-                if let Some(&ahead) = heads.get(at + 16) {
+            for at in 0..sort_keys.len() {
+                if let Some(&ahead) = sort_keys.get(at + 16) {
                     self.prefetch_key(self.pairs[place_of(ahead)]);
                 }
-                let key = key(heads[at]);
+                let key = key(sort_keys[at]);
                 shared = share(key);
-                heads[at] = head(key, shared, place_of(heads[at]));
+                sort_keys[at] = sort_key(key, shared, place_of(sort_keys[at]));
             }
             if shared == guess {
                 return shared;
@@ -302,17 +268,18 @@ impl<'a> Found<'a> {
         self.later.address(new).or_else(|| self.earlier.address(old)).into_iter().for_each(fetch);
     }
 
-    /// The pairs in the order of keys, joined: a key that is deleted under one id and inserted under another is updated, or
-    /// the same.
-    fn join(mut self, sorted: &[Head]) -> (Vec<Pair>, Counts) {
+    /// Returns the pairs in the order of keys, and their counts. A key that is deleted under one id and inserted under
+    /// another becomes one pair, or none if the value is the same.
+    fn join(mut self, sorted: &[SortKey]) -> (Vec<Pair>, Counts) {
         let mut pairs: Vec<Pair> = Vec::with_capacity(sorted.len());
-        for &head in sorted {
-            let pair = self.pairs[place_of(head)];
+        for &sort_key in sorted {
+            let pair = self.pairs[place_of(sort_key)];
             let Some(last) = pairs.last_mut() else {
                 pairs.push(pair);
                 continue;
             };
-            let is_split = last.old == NOWHERE && pair.new == NOWHERE || last.new == NOWHERE && pair.old == NOWHERE;
+            let is_split = last.old == Location::NONE && pair.new == Location::NONE
+                || last.new == Location::NONE && pair.old == Location::NONE;
             if !is_split || self.key(*last) != self.key(pair) {
                 pairs.push(pair);
                 continue;
@@ -333,22 +300,24 @@ impl<'a> Found<'a> {
     }
 }
 
-/// Twelve bytes of a key behind some that all keys share, padded with zeros; in four bits how many of the key's are there, or
-/// one more; and in the lowest bits the place of the pair whose key it is. In the order of keys, and equal but for the
-/// place only for keys that are equal or longer.
-type Head = u128;
+/// Twelve bytes of a key, its length, and the place of its pair.
+///
+/// From the highest bit on: the bytes, padded with zeros; in four bits how many of the key's bytes those are, or one
+/// more if the key goes on; and the place. Sort keys are in the order of keys. Two that differ only in their places are
+/// of equal keys or of keys that go on.
+type SortKey = u128;
 
-/// The bytes of a key in a head.
-const HEAD: usize = 12;
+/// The bytes of a key in a sort key.
+const SORT_KEY_BYTES: usize = 12;
 
-const PLACE_BITS: u32 = Head::BITS - 8 * HEAD as u32 - 4;
-/// More pairs than there are places are not sorted by heads.
+const PLACE_BITS: u32 = SortKey::BITS - 8 * SORT_KEY_BYTES as u32 - 4;
+/// More pairs than that cannot be sorted.
 const PLACES: usize = 1 << PLACE_BITS;
 
 #[inline]
-fn head(key: &[u8], shared: usize, place: usize) -> Head {
+fn sort_key(key: &[u8], shared: usize, place: usize) -> SortKey {
     let rest = &key[shared..];
-    let mut padded = [0; HEAD];
+    let mut padded = [0; SORT_KEY_BYTES];
     let bytes = rest.first_chunk().unwrap_or_else(|| {
         padded[..rest.len()].copy_from_slice(rest);
         &padded
@@ -356,64 +325,29 @@ fn head(key: &[u8], shared: usize, place: usize) -> Head {
     // As two numbers, because to put the bytes together in memory and to load them as one would wait for the stores.
     let [high @ .., a, b, c, d] = *bytes;
     let (high, low) = (u64::from_be_bytes(high), u32::from_be_bytes([a, b, c, d]));
-    let len = rest.len().min(HEAD + 1);
-    Head::from(high) << 64 | Head::from(low) << 32 | (len as Head) << PLACE_BITS | place as Head
+    let len = rest.len().min(SORT_KEY_BYTES + 1);
+    SortKey::from(high) << 64 | SortKey::from(low) << 32 | (len as SortKey) << PLACE_BITS | place as SortKey
 }
 
 #[inline]
-fn place_of(head: Head) -> usize {
-    head as usize % PLACES
+fn place_of(sort_key: SortKey) -> usize {
+    sort_key as usize % PLACES
 }
 
-/// Adds the runs of heads that are equal but for their places, and whose keys go on, with where their next bytes begin.
-fn find_runs(sorted: &[Head], start: usize, shared: usize, runs: &mut Vec<(Range<usize>, usize)>) {
+/// Adds the ranges of sort keys that are equal but for their places and whose keys go on, each with how many bytes its
+/// keys share. `start` is the place of the first sort key, and `shared` the number of bytes before those in sort keys.
+fn find_ties(sorted: &[SortKey], start: usize, shared: usize, ties: &mut Vec<(Range<usize>, usize)>) {
     let mut from = start;
     for run in sorted.chunk_by(|a, b| a >> PLACE_BITS == b >> PLACE_BITS) {
         let to = from + run.len();
-        if run.len() > 1 && run[0] >> PLACE_BITS & 0xF > HEAD as Head {
-            runs.push((from..to, shared + HEAD));
+        if run.len() > 1 && run[0] >> PLACE_BITS & 0xF > SORT_KEY_BYTES as SortKey {
+            ties.push((from..to, shared + SORT_KEY_BYTES));
         }
         from = to;
     }
 }
 
-/// Sorts heads: large numbers of them first into buckets by where they lie between the least and the greatest, so that
-/// those that are spread evenly are sorted a few at a time, in the nearest cache. (One pass of a radix sort from the front.)
-fn sort_heads(mut heads: Vec<Head>) -> Vec<Head> {
-    const IN_BUCKET: usize = 8;
-    let bits = (heads.len() / IN_BUCKET).checked_ilog2().unwrap_or(0).min(13);
-    let high = |head: Head| (head >> 64) as u64;
-    let (least, most) =
-        heads.iter().fold((u64::MAX, 0), |(least, most), &it| (least.min(high(it)), most.max(high(it))));
-    if bits < 3 || least == most {
-        heads.sort_unstable();
-        return heads;
-    }
-    let shift = (u64::BITS - (most - least).leading_zeros()).saturating_sub(bits);
-    let bucket_of = |head: Head| ((high(head) - least) >> shift) as usize;
-    let mut ends = vec![0_u32; 1 << bits];
-    for &head in &heads {
-        ends[bucket_of(head)] += 1;
-    }
-    let mut sum = 0;
-    for end in &mut ends {
-        sum += mem::replace(end, sum);
-    }
-    let mut sorted = vec![0; heads.len()];
-    for &head in &heads {
-        let end = &mut ends[bucket_of(head)];
-        sorted[*end as usize] = head;
-        *end += 1;
-    }
-    let mut from = 0;
-    for end in ends {
-        sorted[from..end as usize].sort_unstable();
-        from = end as usize;
-    }
-    sorted
-}
-
-/// Asks for a short record, which mostly is in two cache lines if it does not start one.
+/// Asks for the cache lines of a short record.
 #[inline]
 fn fetch(record: *const u8) {
     prefetch(record);
@@ -427,15 +361,15 @@ fn is_same(old: ValueRef<'_>, new: ValueRef<'_>) -> bool {
 }
 
 impl Frozen {
-    /// The record at a location that the snapshot sees.
+    /// Returns the record at a location that the snapshot sees, `None` for [`Location::NONE`].
     fn record_at(&self, location: Location) -> Option<Record<'_>> {
-        (location != NOWHERE).then(|| self.entries.record(location))
+        (location != Location::NONE).then(|| self.records.record(location))
     }
 
-    /// Where it lies.
+    /// Returns where that record starts, to be prefetched.
     #[inline]
     fn address(&self, location: Location) -> Option<*const u8> {
-        (location != NOWHERE).then(|| self.entries.address(location))
+        (location != Location::NONE).then(|| self.records.address(location))
     }
 }
 
@@ -448,7 +382,8 @@ impl Comparison for FrozenComparison {
         let Pair { old, new } = self.pairs[place];
         let (old, new) = (self.earlier.record_at(old), self.later.record_at(new));
         let key = new.or(old).map_or(&[][..], Record::key);
-        (Part::Borrowed(key), old.map(Record::value).map(part), new.map(Record::value).map(part))
+        let [old, new] = [old, new].map(|record| record.map(|record| record.value().to_cow()));
+        (CowBytes::Borrowed(key), old, new)
     }
 
     fn prefetch(&self, places: Range<usize>) {
@@ -463,7 +398,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heads_are_in_the_order_of_keys() {
+    fn sort_keys_are_in_the_order_of_keys() {
         let mut keys: Vec<Vec<u8>> = vec![vec![], vec![0], vec![1], vec![0xFF]];
         for len in [2, 11, 12, 13, 14, 40] {
             for byte in [0, 1, 0xFF] {
@@ -477,7 +412,7 @@ mod tests {
         }
         for a in &keys {
             for b in &keys {
-                let of = |key: &[u8], shared| head(key, shared, 7) >> PLACE_BITS;
+                let of = |key: &[u8], shared| sort_key(key, shared, 7) >> PLACE_BITS;
                 let (x, y) = (of(a, 0), of(b, 0));
                 assert!(a <= b || x >= y, "{a:?} {b:?}");
                 assert!(x != y || a == b || x & 0xF == 13, "{a:?} {b:?}");
@@ -485,21 +420,6 @@ mod tests {
                 assert_eq!((of(&behind(a), 6), of(&behind(b), 6)), (x, y));
             }
         }
-        assert_eq!(place_of(head(b"key", 0, PLACES - 1)), PLACES - 1);
-    }
-
-    #[test]
-    fn heads_are_sorted_however_they_are_spread() {
-        let mixed = |i: u64| i.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        for len in [0, 1, 255, 256, 257, 5000] {
-            let spread: [&dyn Fn(u64) -> u64; 5] =
-                [&mixed, &|i| mixed(i) >> 60, &|i| mixed(i) >> 30, &|_| 7, &|i| if i == 0 { u64::MAX } else { i % 9 }];
-            for of in spread {
-                let heads: Vec<Head> = (0..len).map(|i| Head::from(of(i)) << 64 | Head::from(mixed(i))).collect();
-                let mut expected = heads.clone();
-                expected.sort();
-                assert_eq!(sort_heads(heads), expected);
-            }
-        }
+        assert_eq!(place_of(sort_key(b"key", 0, PLACES - 1)), PLACES - 1);
     }
 }

@@ -29,7 +29,7 @@
 //! Ids of removed entries are reused, the most recently freed first, because its page is the likeliest to be in the
 //! cache and to be the writer's own already. The list of them runs through the vacant slots and costs no memory.
 //!
-//! # Why this and not the other way
+//! # Why
 //!
 //! A flat vector of pages saves a load that nearly always hits the first-level cache, and makes a snapshot of ten
 //! million entries copy 1.2 MiB. A deeper tree with a single root makes a snapshot O(1) instead of 8 bytes in 32,768
@@ -38,15 +38,15 @@
 //! Branches are arrays inside of their node, so that an address leads to the next address and not to a vector's. The
 //! price is 4 KiB for the first entry.
 //!
-//! Pages are freed by [`clear`](EntryTable::clear) alone: a table keeps 8 bytes for each entry of its largest time, but
-//! ids never move, and no call has to look for pages that ran empty.
+//! Pages are freed by [`clear`](EntryTable::clear) alone. So a table keeps 8 bytes for each entry that it had when it
+//! was largest. In return ids never move, and no call has to look for pages that ran empty.
 //!
 //! # Invariants
 //!
-//! 1. The pages are those of the ids below `end`, and the branches those of the pages: each is there, and no other, but for
-//!    those of `end` itself, which are there once an insertion was to come.
-//! 2. The slot of an id below `end` holds a location below `LOCATION_END`, or is vacant: marked, and with the id of
-//!    another vacant slot or `NO_ID`.
+//! 1. There are pages for all ids below `end` and branches for all pages, and no others. Those of `end` itself may be
+//!    there, if an insertion was reserved.
+//! 2. The slot of an id below `end` holds a location, or is vacant: marked, and with the id of another vacant slot or
+//!    `NO_ID`.
 //! 3. The list that starts at `free` goes through every vacant slot once and ends at `NO_ID`.
 //! 4. `len` slots below `end` hold locations, and `end` is at most `MAX_ENTRIES`.
 
@@ -54,32 +54,32 @@ use std::array;
 use std::mem;
 use std::ptr;
 
-use super::prefetch_all;
-use super::versions::{Node, Versions, footprint};
+use super::entry_id::EntryId;
+use super::epochs::Epochs;
+use super::location::Location;
+use super::node::{Node, node_bytes};
+use super::prefetch::prefetch_all;
 
-/// Locations are below this.
-pub(super) const LOCATION_END: u64 = 1 << 48;
-
-/// The most entries that a table takes. No id is larger or equal.
-pub(super) const MAX_ENTRIES: u32 = u32::MAX - 1;
+/// The most entries that a table takes. All ids are smaller.
+const MAX_ENTRIES: u32 = u32::MAX - 1;
 
 /// Marks a vacant slot.
 const VACANT: u64 = 1 << 63;
 
 /// No entry's id: the end of the list of vacant slots.
-const NO_ID: u32 = u32::MAX;
+const NO_ID: EntryId = EntryId::new(u32::MAX);
 
-/// From entry ids to locations, for one writer, with views of earlier versions for snapshots.
+/// A map from entry ids to locations, for one writer, with views of earlier epochs for snapshots.
 ///
 /// `PAGE` slots are copied at a page's first touch after a snapshot, `BRANCH` addresses at a branch's. Both are powers
 /// of two.
 ///
-/// It does not know its [`Versions`]; every call gets the same one. [`clear`](Self::clear) it before it is dropped,
-/// because its pages are not freed otherwise.
+/// Every call gets the same [`Epochs`]. [`clear`](Self::clear) the table before it is dropped, or its pages are never
+/// freed.
 pub(super) struct EntryTable<const PAGE: usize = 64, const BRANCH: usize = 512> {
     view: EntryView<PAGE, BRANCH>,
     /// The vacant id to be used next.
-    free: u32,
+    free: EntryId,
     /// Ids from here on were never used since the table was empty.
     end: u32,
     len: u32,
@@ -87,13 +87,23 @@ pub(super) struct EntryTable<const PAGE: usize = 64, const BRANCH: usize = 512> 
 
 /// Reads a table: the one that it is a part of, or as that was when [`EntryTable::freeze`] was called.
 ///
-/// Such a one is to be read only while a claim on that epoch lives; nothing in here keeps it alive.
+/// A frozen view is to be read only while a guard of that epoch lives; the view does not keep it alive.
 pub(super) struct EntryView<const PAGE: usize = 64, const BRANCH: usize = 512> {
     branches: Vec<Node<Branch<PAGE, BRANCH>>>,
 }
 
 /// The addresses of neighbouring pages.
 struct Branch<const PAGE: usize, const BRANCH: usize>([Option<Node<Page<PAGE>>>; BRANCH]);
+
+/// Access to the location of an entry, whose page is the writer's own. Setting it allocates nothing.
+pub(super) struct LocationMut<'a>(&'a mut u64);
+
+impl LocationMut<'_> {
+    #[inline]
+    pub(super) fn set(self, location: Location) {
+        *self.0 = location.to_bits();
+    }
+}
 
 /// The slots of neighbouring ids.
 #[derive(Clone)]
@@ -112,117 +122,117 @@ impl<const PAGE: usize, const BRANCH: usize> EntryTable<PAGE, BRANCH> {
         Self { view: EntryView { branches: Vec::new() }, free: NO_ID, end: 0, len: 0 }
     }
 
-    /// The number of entries. O(1).
+    /// Returns the number of entries. O(1).
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.len as usize
     }
 
-    /// The bytes of the current version, shared with snapshots or not. What only snapshots see is not in it. O(1).
+    /// Returns the bytes of the current version, shared with snapshots or not. Pages that only snapshots see do not
+    /// count. O(1).
     pub(super) fn allocated_bytes(&self) -> usize {
         self.view.branches.capacity() * size_of::<Node<Branch<PAGE, BRANCH>>>()
-            + self.view.branches.len() * footprint::<Branch<PAGE, BRANCH>>()
-            + (self.end as usize).div_ceil(PAGE) * footprint::<Page<PAGE>>()
+            + self.view.branches.len() * node_bytes::<Branch<PAGE, BRANCH>>()
+            + (self.end as usize).div_ceil(PAGE) * node_bytes::<Page<PAGE>>()
     }
 
     /// Adds an entry and returns its id, or `None` if there are [`MAX_ENTRIES`]. O(1).
-    pub(super) fn insert(&mut self, versions: &Versions, location: u64) -> Option<u32> {
-        debug_assert!(location < LOCATION_END);
-        let (id, slot) = self.next_slot(versions)?;
-        let vacant = mem::replace(slot, location);
+    pub(super) fn insert(&mut self, epochs: &Epochs, location: Location) -> Option<EntryId> {
+        let (id, slot) = self.next_slot(epochs)?;
+        let vacant = mem::replace(slot, location.to_bits());
         self.free = next(vacant);
-        self.end = self.end.max(id + 1);
+        self.end = self.end.max(id.get() + 1);
         self.len += 1;
         Some(id)
     }
 
-    /// The id of the entry that is inserted next, for which nothing is allocated then. O(1).
-    pub(super) fn reserve(&mut self, versions: &Versions) -> Option<u32> {
-        self.next_slot(versions).map(|(id, _)| id)
+    /// Returns the id of the next insertion, and allocates everything for it. O(1).
+    pub(super) fn reserve(&mut self, epochs: &Epochs) -> Option<EntryId> {
+        self.next_slot(epochs).map(|(id, _)| id)
     }
 
-    /// The table to be read.
     #[inline]
     pub(super) fn view(&self) -> &EntryView<PAGE, BRANCH> {
         &self.view
     }
 
-    /// Whether `id`, which has been in use since the table was empty, is that of an entry at `location`. O(1).
+    /// Returns `true` if `id` is the id of an entry at `location`. It must have been in use since the table was empty.
+    /// O(1).
     #[inline]
-    pub(super) fn is_at(&self, id: u32, location: u64) -> bool {
+    pub(super) fn is_at(&self, id: EntryId, location: Location) -> bool {
         // A vacant slot is marked, so that it equals no location.
-        *slot(&self.view.branches, id) == location
+        *slot(&self.view.branches, id) == location.to_bits()
     }
 
-    /// Where the location of an entry is, to be changed. O(1), and a copy of a page where a live snapshot sees it.
+    /// Returns access to the location of an entry. O(1), and a copy of a page where a live snapshot sees it.
     #[inline]
-    pub(super) fn location_mut(&mut self, versions: &Versions, id: u32) -> &mut u64 {
-        let slot = self.slot_mut(versions, id);
-        assert!(*slot < LOCATION_END, "id {id} belongs to no entry");
-        slot
+    pub(super) fn location_mut(&mut self, epochs: &Epochs, id: EntryId) -> LocationMut<'_> {
+        let slot = self.slot_mut(epochs, id);
+        assert!(*slot & VACANT == 0, "id {} belongs to no entry", id.get());
+        LocationMut(slot)
     }
 
-    /// Removes an entry and returns its location; its id is the next to be used again. O(1), and a copy of a page where a
-    /// live snapshot sees it.
-    pub(super) fn remove(&mut self, versions: &Versions, id: u32) -> u64 {
-        let vacant = VACANT | u64::from(self.free);
+    /// Removes an entry and returns its location. Its id is the next to be used again. O(1), and a copy of a page where
+    /// a live snapshot sees it.
+    pub(super) fn remove(&mut self, epochs: &Epochs, id: EntryId) -> Location {
+        let vacant = vacant(self.free);
         // Else the list would go through the slot twice, and two entries would get the same id.
-        let location = mem::replace(self.location_mut(versions, id), vacant);
+        let location = mem::replace(self.location_mut(epochs, id).0, vacant);
         self.free = id;
         self.len -= 1;
-        location
+        Location::from_bits(location)
     }
 
-    /// Removes every entry and lets go of all pages. O(n / `PAGE`).
-    pub(super) fn clear(&mut self, versions: &Versions) {
+    /// Removes every entry and retires all pages. O(n / `PAGE`).
+    pub(super) fn clear(&mut self, epochs: &Epochs) {
         let Self { view, .. } = mem::replace(self, Self::new());
         for branch in view.branches {
             for page in branch.get().0.iter().flatten() {
-                page.alias().retire(versions);
+                page.alias().retire(epochs);
             }
-            branch.retire(versions);
+            branch.retire(epochs);
         }
     }
 
-    /// The locations of this instant, for a snapshot that begins before the next write. O(n / (`PAGE` * `BRANCH`)).
+    /// Returns the table as it is now, for a snapshot that begins before the next write. O(n / (`PAGE` * `BRANCH`)).
     pub(super) fn freeze(&self) -> EntryView<PAGE, BRANCH> {
         EntryView { branches: self.view.branches.iter().map(Node::alias).collect() }
     }
 
-    /// The next vacant id and its slot, which holds what follows it in the list of vacant ones.
+    /// Returns the next vacant id and its slot, which holds the id that follows it in the list of vacant ones.
     #[inline]
-    fn next_slot(&mut self, versions: &Versions) -> Option<(u32, &mut u64)> {
-        let id = if self.free == NO_ID { self.end } else { self.free };
-        if id >= MAX_ENTRIES {
+    fn next_slot(&mut self, epochs: &Epochs) -> Option<(EntryId, &mut u64)> {
+        let id = if self.free == NO_ID { EntryId::new(self.end) } else { self.free };
+        if id.get() >= MAX_ENTRIES {
             return None;
         }
-        if id == self.end && id as usize % PAGE == 0 {
-            self.append_page(versions);
+        if id.get() == self.end && id.index() % PAGE == 0 {
+            self.append_page(epochs);
         }
-        Some((id, self.slot_mut(versions, id)))
+        Some((id, self.slot_mut(epochs, id)))
     }
 
-    /// Makes the page of the id `end`, unless it is there.
+    /// Allocates the page of the id `end`, unless it is there.
     #[cold]
-    fn append_page(&mut self, versions: &Versions) {
-        let (branch, page, _) = place::<PAGE, BRANCH>(self.end);
+    fn append_page(&mut self, epochs: &Epochs) {
+        let (branch, page, _) = place::<PAGE, BRANCH>(EntryId::new(self.end));
         if branch == self.view.branches.len() {
-            // A node has nobody to free it if there is no room for its address.
+            // First, or nobody would free the node if there is no room for its address.
             self.view.branches.reserve(1);
-            self.view.branches.push(Node::new(Branch([const { None }; BRANCH]), versions));
+            self.view.branches.push(Node::new(Branch([const { None }; BRANCH]), epochs));
         }
-        let page = &mut self.view.branches[branch].make_mut(versions).0[page];
+        let page = &mut self.view.branches[branch].make_mut(epochs).0[page];
         if page.is_none() {
             // The last one of the list of vacant ones, in every slot.
-            *page = Some(Node::new(Page([VACANT | u64::from(NO_ID); PAGE]), versions));
+            *page = Some(Node::new(Page([vacant(NO_ID); PAGE]), epochs));
         }
     }
 
     #[inline]
-    fn slot_mut(&mut self, versions: &Versions, id: u32) -> &mut u64 {
+    fn slot_mut(&mut self, epochs: &Epochs, id: EntryId) -> &mut u64 {
         let (branch, page, slot) = place::<PAGE, BRANCH>(id);
-        let page = self.view.branches[branch].make_mut(versions).0[page].as_mut().expect(NO_PAGE);
-        &mut page.make_mut(versions).0[slot]
+        let page = self.view.branches[branch].make_mut(epochs).0[page].as_mut().expect(NO_PAGE);
+        &mut page.make_mut(epochs).0[slot]
     }
 
     /// Checks the invariants.
@@ -230,112 +240,114 @@ impl<const PAGE: usize, const BRANCH: usize> EntryTable<PAGE, BRANCH> {
     pub(super) fn validate(&self) {
         let Self { view: EntryView { ref branches }, free, end, len } = *self;
         let pages = (end as usize).div_ceil(PAGE);
-        // The page of `end` itself, which an insertion left that had no memory.
+        // The page of `end` itself, if an insertion failed for lack of memory.
         let left = |page| cfg!(alloc_error_hook) && page == end as usize / PAGE;
         assert!(branches.len() == pages.div_ceil(BRANCH) || left((branches.len() - 1) * BRANCH), "invariant 1");
         let is_there = branches.iter().flat_map(|branch| branch.get().0.iter().map(Option::is_some));
         assert!(is_there.enumerate().all(|(page, is_there)| is_there == (page < pages) || left(page)), "invariant 1");
 
-        let mut vacant = vec![false; end as usize];
-        for (id, is_vacant) in vacant.iter_mut().enumerate() {
-            let slot = *slot(branches, id as u32);
+        let mut is_vacant = vec![false; end as usize];
+        for (id, is_vacant) in is_vacant.iter_mut().enumerate() {
+            let slot = *slot(branches, EntryId::new(id as u32));
             *is_vacant = slot & VACANT != 0;
             if *is_vacant {
-                assert_eq!(slot, VACANT | u64::from(next(slot)), "invariant 2");
+                assert_eq!(slot, vacant(next(slot)), "invariant 2");
             } else {
-                assert!(slot < LOCATION_END, "invariant 2");
+                assert!(slot < 1 << Location::BITS, "invariant 2");
             }
         }
-        assert_eq!(vacant.iter().filter(|&&vacant| !vacant).count(), len as usize, "invariant 4");
+        assert_eq!(is_vacant.iter().filter(|&&is_vacant| !is_vacant).count(), len as usize, "invariant 4");
         assert!(end <= MAX_ENTRIES, "invariant 4");
 
         let mut id = free;
         while id != NO_ID {
-            assert!(id < end, "invariant 2");
-            assert!(mem::take(&mut vacant[id as usize]), "invariant 3");
+            assert!(id.get() < end, "invariant 2");
+            assert!(mem::take(&mut is_vacant[id.index()]), "invariant 3");
             id = next(*slot(branches, id));
         }
-        assert!(!vacant.contains(&true), "invariant 3");
+        assert!(!is_vacant.contains(&true), "invariant 3");
     }
 }
 
 impl<const PAGE: usize, const BRANCH: usize> EntryView<PAGE, BRANCH> {
-    /// The location of an entry. O(1): three dependent loads, of which the last two can be expected to miss the cache in
-    /// large tables.
+    /// Returns the location of an entry. O(1): three dependent loads. In large tables the last two mostly miss the
+    /// cache.
     #[inline]
-    pub(super) fn get(&self, id: u32) -> u64 {
+    pub(super) fn get(&self, id: EntryId) -> Location {
         location(*slot(&self.branches, id))
     }
 
-    /// The location of the entry that has this id, if one has. O(1).
+    /// Returns the location of the entry that has this id, if there is one. O(1).
     #[inline]
-    pub(super) fn find(&self, id: u32) -> Option<u64> {
-        try_slot(&self.branches, id).copied().and_then(found)
+    pub(super) fn find(&self, id: EntryId) -> Option<Location> {
+        try_slot(&self.branches, id).copied().and_then(try_location)
     }
 
-    /// Where [`find`](Self::find) looks, to be prefetched.
+    /// Returns the address that [`find`](Self::find) reads, to be prefetched.
     #[inline]
-    pub(super) fn address_of(&self, id: u32) -> Option<*const u64> {
+    pub(super) fn address_of(&self, id: EntryId) -> Option<*const u64> {
         try_slot(&self.branches, id).map(ptr::from_ref)
     }
 
-    /// Asks the processor for the page of an entry, all of which is read when it is copied.
+    /// Asks the processor for the whole page of an entry, because it is copied soon.
     #[inline]
-    pub(super) fn prefetch_page(&self, id: u32) {
+    pub(super) fn prefetch_page(&self, id: EntryId) {
         let (branch, page, _) = place::<PAGE, BRANCH>(id);
         if let Some(page) = page_of(self.branches.get(branch), page) {
             prefetch_all(ptr::from_ref(page.get()).cast(), size_of::<Page<PAGE>>());
         }
     }
 
-    /// Calls `f` with the locations of every entry, in this view and in `earlier`, a view of the same table, but for those in
-    /// pages that the two share: in the order of ids, the earlier one first. O(n / `PAGE`), and O(`PAGE`) for each page
-    /// that they do not share.
-    pub(super) fn for_each_unshared(&self, earlier: &Self, mut f: impl FnMut(Option<u64>, Option<u64>)) {
+    /// Calls `f` with the locations of every entry, in `earlier`, a view of the same table, and in this view. Skips
+    /// pages that the two share. O(n / `PAGE`), and O(`PAGE`) for each page that they do not share.
+    pub(super) fn for_each_unshared(&self, earlier: &Self, mut f: impl FnMut(Option<Location>, Option<Location>)) {
         for at in 0..self.branches.len().max(earlier.branches.len()) {
             let (old, new) = (earlier.branches.get(at), self.branches.get(at));
-            if old.zip(new).is_some_and(|(old, new)| old.is_shared_with(new)) {
+            if old.zip(new).is_some_and(|(old, new)| old.ptr_eq(new)) {
                 continue;
             }
             for page in 0..BRANCH {
                 let (old, new) = (page_of(old, page), page_of(new, page));
                 match old.zip(new) {
-                    Some((old, new)) if old.is_shared_with(new) => continue,
+                    Some((old, new)) if old.ptr_eq(new) => continue,
                     None if old.is_none() && new.is_none() => break,
                     _ => {}
                 }
                 for slot in 0..PAGE {
-                    let find = |page: Option<&Node<Page<PAGE>>>| page.and_then(|page| found(page.get().0[slot]));
+                    let find = |page: Option<&Node<Page<PAGE>>>| page.and_then(|page| try_location(page.get().0[slot]));
                     f(find(old), find(new));
                 }
             }
         }
     }
 
-    /// Where the slot of an entry lies, to be prefetched.
+    /// Returns the address of an entry's slot, to be prefetched.
     #[inline]
-    pub(super) fn address(&self, id: u32) -> *const u64 {
+    pub(super) fn address(&self, id: EntryId) -> *const u64 {
         slot(&self.branches, id)
     }
 }
 
 const NO_PAGE: &str = "an id that was given out has a page";
 
-/// The numbers of an id's branch, of the page in it and of the slot in that.
+/// Returns the indexes of an id's branch, of the page in it and of the slot in that.
 #[inline]
-fn place<const PAGE: usize, const BRANCH: usize>(id: u32) -> (usize, usize, usize) {
-    let id = id as usize;
+fn place<const PAGE: usize, const BRANCH: usize>(id: EntryId) -> (usize, usize, usize) {
+    let id = id.index();
     (id / PAGE / BRANCH, id / PAGE % BRANCH, id % PAGE)
 }
 
 #[inline]
-fn slot<const PAGE: usize, const BRANCH: usize>(branches: &[Node<Branch<PAGE, BRANCH>>], id: u32) -> &u64 {
+fn slot<const PAGE: usize, const BRANCH: usize>(branches: &[Node<Branch<PAGE, BRANCH>>], id: EntryId) -> &u64 {
     let (branch, page, slot) = place::<PAGE, BRANCH>(id);
     &branches[branch].get().0[page].as_ref().expect(NO_PAGE).get().0[slot]
 }
 
 #[inline]
-fn try_slot<const PAGE: usize, const BRANCH: usize>(branches: &[Node<Branch<PAGE, BRANCH>>], id: u32) -> Option<&u64> {
+fn try_slot<const PAGE: usize, const BRANCH: usize>(
+    branches: &[Node<Branch<PAGE, BRANCH>>],
+    id: EntryId,
+) -> Option<&u64> {
     let (branch, page, slot) = place::<PAGE, BRANCH>(id);
     Some(&page_of(branches.get(branch), page)?.get().0[slot])
 }
@@ -348,23 +360,29 @@ fn page_of<const PAGE: usize, const BRANCH: usize>(
     branch?.get().0[page].as_ref()
 }
 
-/// The location that a slot holds, unless it is vacant.
+/// Returns the location that a slot holds, unless it is vacant.
 #[inline]
-fn found(slot: u64) -> Option<u64> {
-    (slot & VACANT == 0).then_some(slot)
+fn try_location(slot: u64) -> Option<Location> {
+    (slot & VACANT == 0).then_some(Location::from_bits(slot))
 }
 
-/// What an entry's slot holds.
+/// Returns the location that the slot of an entry holds.
 #[inline]
-fn location(slot: u64) -> u64 {
-    debug_assert!(slot < LOCATION_END, "the id belongs to no entry");
-    slot
+fn location(slot: u64) -> Location {
+    debug_assert!(slot & VACANT == 0, "the id belongs to no entry");
+    Location::from_bits(slot)
 }
 
-/// The id that a vacant slot holds.
+/// Returns a vacant slot, followed by `next` in the list of vacant ids.
 #[inline]
-fn next(vacant: u64) -> u32 {
-    vacant as u32
+const fn vacant(next: EntryId) -> u64 {
+    VACANT | next.get() as u64
+}
+
+/// Returns the id that follows a vacant slot in the list of vacant ids.
+#[inline]
+fn next(slot: u64) -> EntryId {
+    EntryId::new(slot as u32)
 }
 
 #[cfg(test)]
@@ -375,13 +393,17 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
+    use super::super::epochs::SnapshotGuard;
     use super::super::tests::cases;
-    use super::super::versions::Claim;
     use super::*;
+
+    fn at(bits: u64) -> Location {
+        Location::from_bits(bits)
+    }
 
     /// A table with what it should hold, and snapshots of both.
     struct Checked<const PAGE: usize, const BRANCH: usize> {
-        versions: Versions,
+        epochs: Epochs,
         table: EntryTable<PAGE, BRANCH>,
         model: Model,
         snapshots: Vec<Snapshot<PAGE, BRANCH>>,
@@ -389,30 +411,30 @@ mod tests {
 
     #[derive(Clone, Default)]
     struct Model {
-        locations: BTreeMap<u32, u64>,
+        locations: BTreeMap<EntryId, Location>,
         /// The ids of removed entries, the last one on top.
-        free: Vec<u32>,
+        free: Vec<EntryId>,
     }
 
     struct Snapshot<const PAGE: usize, const BRANCH: usize> {
         view: EntryView<PAGE, BRANCH>,
-        locations: BTreeMap<u32, u64>,
-        claim: Claim,
+        locations: BTreeMap<EntryId, Location>,
+        guard: SnapshotGuard,
     }
 
     impl<const PAGE: usize, const BRANCH: usize> Snapshot<PAGE, BRANCH> {
         fn check(&self) {
             for (&id, &location) in &self.locations {
-                assert_eq!(self.view.get(id), location, "id {id} in the snapshot of epoch {}", self.claim.epoch());
+                assert_eq!(self.view.get(id), location, "{id:?} in the snapshot of {:?}", self.guard.epoch());
             }
         }
     }
 
     #[derive(Clone, Copy, Debug)]
     enum Op {
-        Insert(u64),
+        Insert(Location),
         // Of the entry at this place, counted around.
-        Set(usize, u64),
+        Set(usize, Location),
         Remove(usize),
         Clear,
         Freeze,
@@ -423,7 +445,8 @@ mod tests {
     }
 
     fn op() -> impl Strategy<Value = Op> {
-        let location = prop_oneof![Just(0), Just(LOCATION_END - 1), 0..LOCATION_END];
+        let end = 1_u64 << Location::BITS;
+        let location = prop_oneof![Just(0), Just(end - 1), 0..end].prop_map(Location::from_bits);
         prop_oneof![
             12 => location.clone().prop_map(Op::Insert),
             10 => (any::<usize>(), location).prop_map(|(at, location)| Op::Set(at, location)),
@@ -437,39 +460,39 @@ mod tests {
 
     impl<const PAGE: usize, const BRANCH: usize> Checked<PAGE, BRANCH> {
         fn new() -> Self {
-            let (versions, table) = (Versions::new(), EntryTable::new());
-            Self { versions, table, model: Model::default(), snapshots: Vec::new() }
+            let (epochs, table) = (Epochs::new(), EntryTable::new());
+            Self { epochs, table, model: Model::default(), snapshots: Vec::new() }
         }
 
-        fn insert(&mut self, location: u64) -> u32 {
+        fn insert(&mut self, location: Location) -> EntryId {
             let Model { locations, free } = &mut self.model;
-            let expected = free.pop().unwrap_or(locations.len() as u32);
-            assert_eq!(self.table.insert(&self.versions, location), Some(expected));
+            let expected = free.pop().unwrap_or(EntryId::new(locations.len() as u32));
+            assert_eq!(self.table.insert(&self.epochs, location), Some(expected));
             assert_eq!(locations.insert(expected, location), None);
             expected
         }
 
-        fn set(&mut self, id: u32, location: u64) {
-            *self.table.location_mut(&self.versions, id) = location;
+        fn set(&mut self, id: EntryId, location: Location) {
+            self.table.location_mut(&self.epochs, id).set(location);
             self.model.locations.insert(id, location);
         }
 
-        fn remove(&mut self, id: u32) {
-            assert_eq!(Some(self.table.remove(&self.versions, id)), self.model.locations.remove(&id));
+        fn remove(&mut self, id: EntryId) {
+            assert_eq!(Some(self.table.remove(&self.epochs, id)), self.model.locations.remove(&id));
             self.model.free.push(id);
         }
 
         fn clear(&mut self) {
-            self.table.clear(&self.versions);
+            self.table.clear(&self.epochs);
             self.model = Model::default();
         }
 
         fn freeze(&mut self) {
-            let (view, claim) = (self.table.freeze(), self.versions.freeze());
-            self.snapshots.push(Snapshot { view, locations: self.model.locations.clone(), claim });
+            let (view, guard) = (self.table.freeze(), self.epochs.freeze());
+            self.snapshots.push(Snapshot { view, locations: self.model.locations.clone(), guard });
         }
 
-        fn nth(&self, at: usize) -> Option<u32> {
+        fn nth(&self, at: usize) -> Option<EntryId> {
             let ids = self.model.locations.keys();
             ids.copied().nth(at.checked_rem(self.model.locations.len())?)
         }
@@ -515,8 +538,8 @@ mod tests {
 
     impl<const PAGE: usize, const BRANCH: usize> Drop for Checked<PAGE, BRANCH> {
         fn drop(&mut self) {
-            // What is not freed by then is found by the address sanitizer.
-            self.table.clear(&self.versions);
+            // The address sanitizer finds memory that is not freed by then.
+            self.table.clear(&self.epochs);
             if !thread::panicking() {
                 self.snapshots.iter().for_each(Snapshot::check);
             }
@@ -551,7 +574,7 @@ mod tests {
             let mut checked = Checked::<64, 512>::new();
             // One short of a third branch.
             for location in 0..2 * 64 * 512 {
-                checked.insert(location);
+                checked.insert(at(location));
             }
             checked.run(&ops);
             Ok(())
@@ -563,11 +586,11 @@ mod tests {
     fn an_empty_table_allocates_nothing() {
         let mut checked = Checked::<64, 512>::new();
         assert_eq!(checked.table.allocated_bytes(), 0);
-        checked.insert(1);
+        checked.insert(at(1));
         let bytes = checked.table.allocated_bytes();
-        assert!((footprint::<Page<64>>() + footprint::<Branch<64, 512>>()..6000).contains(&bytes), "{bytes}");
-        checked.remove(0);
-        checked.insert(2);
+        assert!((node_bytes::<Page<64>>() + node_bytes::<Branch<64, 512>>()..6000).contains(&bytes), "{bytes}");
+        checked.remove(EntryId::new(0));
+        checked.insert(at(2));
         assert_eq!(checked.table.allocated_bytes(), bytes);
         checked.clear();
         assert_eq!(checked.table.allocated_bytes(), 0);
@@ -576,9 +599,9 @@ mod tests {
 
     #[test]
     fn a_full_table_takes_nothing() {
-        let versions = Versions::new();
+        let epochs = Epochs::new();
         let mut table = EntryTable::<64, 512> { end: MAX_ENTRIES, len: MAX_ENTRIES, ..EntryTable::new() };
-        assert_eq!(table.insert(&versions, 1), None);
+        assert_eq!(table.insert(&epochs, at(1)), None);
         assert_eq!((table.len(), table.end, table.free), (MAX_ENTRIES as usize, MAX_ENTRIES, NO_ID));
     }
 
@@ -586,21 +609,22 @@ mod tests {
     fn a_snapshot_costs_what_is_touched() {
         let mut checked = Checked::<4, 4>::new();
         for location in 0..40 {
-            checked.insert(location);
+            checked.insert(at(location));
         }
-        let places = |table: &EntryTable<4, 4>| -> Vec<_> { (0..40).map(|id| table.view().address(id)).collect() };
+        let places =
+            |table: &EntryTable<4, 4>| -> Vec<_> { (0..40).map(|id| table.view().address(EntryId::new(id))).collect() };
         let before = places(&checked.table);
         checked.freeze();
-        checked.set(5, 100);
+        checked.set(EntryId::new(5), at(100));
         let after = places(&checked.table);
         for id in 0..40 {
             assert_eq!(before[id] == after[id], id / 4 != 1, "id {id}");
         }
-        checked.set(6, 100);
-        checked.set(5, 101);
+        checked.set(EntryId::new(6), at(100));
+        checked.set(EntryId::new(5), at(101));
         assert_eq!(places(&checked.table), after);
         checked.snapshots.clear();
-        checked.set(39, 100);
+        checked.set(EntryId::new(39), at(100));
         assert_eq!(places(&checked.table), after);
         checked.check();
     }
@@ -609,10 +633,10 @@ mod tests {
     #[should_panic(expected = "id 1 belongs to no entry")]
     fn an_entry_is_removed_once() {
         let mut checked = Checked::<2, 2>::new();
-        checked.insert(1);
-        checked.insert(2);
-        checked.remove(1);
-        checked.table.remove(&checked.versions, 1);
+        checked.insert(at(1));
+        checked.insert(at(2));
+        checked.remove(EntryId::new(1));
+        checked.table.remove(&checked.epochs, EntryId::new(1));
     }
 
     /// Small enough for Miri: pages and branches copied, reused, cleared and appended while others read.
@@ -620,25 +644,31 @@ mod tests {
     fn snapshots_are_read_on_other_threads_while_all_changes() {
         let mut checked = Checked::<2, 2>::new();
         for location in 0..10 {
-            checked.insert(location);
+            checked.insert(at(location));
         }
         checked.freeze();
-        checked.run(&[Op::ReadAndEndElsewhere(0), Op::Set(3, 70), Op::Remove(9), Op::Insert(71), Op::Insert(72)]);
+        checked.run(&[
+            Op::ReadAndEndElsewhere(0),
+            Op::Set(3, at(70)),
+            Op::Remove(9),
+            Op::Insert(at(71)),
+            Op::Insert(at(72)),
+        ]);
         checked.freeze();
         checked.freeze();
-        checked.run(&[Op::Set(0, 73), Op::ReadAndEndElsewhere(0), Op::Clear, Op::Insert(74), Op::Freeze]);
-        checked.run(&[Op::ReadAndEndElsewhere(0), Op::Set(0, 75), Op::End(0), Op::Set(0, 76), Op::Clear]);
+        checked.run(&[Op::Set(0, at(73)), Op::ReadAndEndElsewhere(0), Op::Clear, Op::Insert(at(74)), Op::Freeze]);
+        checked.run(&[Op::ReadAndEndElsewhere(0), Op::Set(0, at(75)), Op::End(0), Op::Set(0, at(76)), Op::Clear]);
     }
 
     #[test]
     fn a_view_outlives_the_table() {
         let mut checked = Checked::<2, 2>::new();
         for location in 0..9 {
-            checked.insert(location);
+            checked.insert(at(location));
         }
         checked.freeze();
         let snapshot = checked.take_snapshot(0).unwrap();
-        checked.set(4, 50);
+        checked.set(EntryId::new(4), at(50));
         drop(checked);
         thread::spawn(move || snapshot.check()).join().unwrap();
     }

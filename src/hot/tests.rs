@@ -1,11 +1,11 @@
 //! The whole store with tiny parts, validated after every call.
 
-#[path = "../../tests/model/ops.rs"]
+#[path = "../../tests/support/model.rs"]
 #[allow(dead_code, reason = "some of it is for other tests of the public contract")]
 mod model;
 
 #[cfg(alloc_error_hook)]
-#[path = "../../tests/counting.rs"]
+#[path = "../../tests/support/allocator.rs"]
 #[allow(dead_code, reason = "some of it is for other tests")]
 pub(super) mod counting;
 
@@ -15,8 +15,9 @@ use std::thread;
 use proptest::prelude::*;
 
 use super::compare::FrozenComparison;
+use super::frozen::Frozen;
 use super::*;
-use crate::snapshot::Comparison;
+use crate::comparison::Comparison;
 use crate::{Difference, StateStoreExt as _};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -44,7 +45,7 @@ fn assert_differ(earlier: &(StateSnapshot, Model), later: &(StateSnapshot, Model
     let by_pages = FrozenComparison::by_pages(Arc::clone(&first), Arc::clone(&second)).unwrap();
     let by_any = FrozenComparison::new(Arc::clone(&first), Arc::clone(&second)).unwrap();
     for comparison in [&by_pages, &by_any] {
-        let handle = |part: crate::handles::Part<'_>| Bytes::copy_from_slice(part.as_slice());
+        let handle = |bytes: crate::handles::CowBytes<'_>| Bytes::copy_from_slice(bytes.as_slice());
         let found = (0..comparison.counts().len()).map(|place| {
             let (key, old, new) = comparison.at(place);
             (handle(key), old.map(handle), new.map(handle))
@@ -131,7 +132,7 @@ fn change(store: &mut HotStore, op: &Op) -> usize {
     .unwrap()
 }
 
-/// The same, of a model.
+/// Does to a model what an operation does to the entries, and returns how many it found.
 fn change_model(model: &mut Model, op: &Op) -> usize {
     match *op {
         Op::Put(i, len, byte) | Op::PutBytes(i, len, byte) => {
@@ -179,7 +180,7 @@ fn run(ops: Vec<Op>) -> usize {
             }
             _ => {}
         }
-        store.validate();
+        store.engine.validate();
         held.iter().for_each(|(snapshot, then)| assert_same(snapshot, then));
     }
     assert_same(&store.snapshot(), &model);
@@ -207,7 +208,7 @@ proptest! {
     #[test]
     #[cfg_attr(miri, ignore)]
     fn agrees_with_the_model_of_all_stores(ops in model::any_ops()) {
-        model::run(HotStore::new, HotStore::validate, ops);
+        model::run(HotStore::new, |store: &HotStore| store.engine.validate(), ops);
     }
 }
 
@@ -295,7 +296,7 @@ fn chosen_snapshots_differ() {
     drop((a, c, d, e, f));
     put(&mut store, &[0], 5, 8);
     assert!(assert_differ(&g, &hold(&store)));
-    store.validate();
+    store.engine.validate();
 }
 
 #[test]
@@ -319,7 +320,7 @@ fn snapshots_are_read_and_dropped_elsewhere_while_the_writer_goes_on() {
         }
     });
     assert_eq!((store.stats().snapshots, store.stats().pinned_bytes), (0, 0));
-    store.validate();
+    store.engine.validate();
 }
 
 #[test]
@@ -381,7 +382,7 @@ fn spare_memory_goes_before_a_budget_refuses() {
     }
     let stats = store.stats();
     assert!(stats.spare_bytes == 0 && stats.total_bytes() > 158_000, "{stats:?}");
-    store.validate();
+    store.engine.validate();
 }
 
 #[test]
@@ -403,7 +404,7 @@ fn memory_is_bounded_under_churn() {
         }
     }
     assert!(most > 0);
-    store.validate();
+    store.engine.validate();
 }
 
 #[test]
@@ -420,7 +421,7 @@ fn a_budget_refuses_growth_and_nothing_else() {
     // The indexes grow in steps, which may take them beyond.
     assert!(budget == 20_000 && used <= budget + 1000 && used + needed > budget, "{error}");
     assert!(count > 100, "{count}");
-    store.validate();
+    store.engine.validate();
     let snapshot = store.snapshot();
     assert!(store.put(b"another", &[0; 2000]).is_err());
     assert!(store.put_bytes(b"another", vec![0; 20_000].into()).is_err());
@@ -434,13 +435,13 @@ fn a_budget_refuses_growth_and_nothing_else() {
     for i in 0..count {
         store.delete(&i.to_be_bytes()).unwrap();
     }
-    store.validate();
+    store.engine.validate();
     store.put(b"another", &[0; 200]).unwrap();
     let full = StateSnapshot::from_iter((0..1000_u32).map(|i| (i.to_be_bytes().to_vec(), vec![1; 40])));
     store.restore(full.clone());
     assert_eq!(store.snapshot(), full);
     assert!(matches!(store.put(b"one more", b""), Err(StateError::OverBudget { .. })));
-    store.validate();
+    store.engine.validate();
 }
 
 #[test]
@@ -454,7 +455,8 @@ fn an_empty_store_takes_next_to_nothing() {
 mod failing_allocations {
     use super::*;
 
-    /// Does `f` until its allocations succeed: first none, then one, and so on. After each failure `is_done` may end it.
+    /// Does `f` until its allocations succeed: first none, then one, and so on. After each failure `is_done` may end
+    /// it.
     fn until_it_succeeds<R>(
         store: &mut HotStore,
         f: impl Fn(&mut HotStore) -> R,
@@ -462,7 +464,7 @@ mod failing_allocations {
     ) -> Option<R> {
         for succeeding in 0.. {
             let outcome = counting::failing_after(succeeding, || f(store));
-            store.validate();
+            store.engine.validate();
             if let Ok(result) = outcome {
                 return Some(result);
             }
@@ -501,11 +503,11 @@ mod failing_allocations {
                 }
                 Op::DropSnapshot(which) if !held.is_empty() => {
                     let (snapshot, _) = held.swap_remove(which % held.len());
-                    // Which does not unwind.
+                    // Dropping a snapshot does not unwind.
                     counting::fail_after(which % 3);
                     drop(snapshot);
                     counting::fail_no_more();
-                    store.validate();
+                    store.engine.validate();
                 }
                 Op::Restore(which) if !held.is_empty() => {
                     let (snapshot, then) = &held[which % held.len()];
@@ -542,7 +544,7 @@ mod failing_allocations {
         assert_same(&store.snapshot(), &model);
     }
 
-    /// What was noted for a snapshot that is never there is not missing in what the next one keeps.
+    /// Notes for a snapshot that fails are kept by the next one.
     #[test]
     #[cfg_attr(miri, ignore)]
     fn leave_the_notes_whole() {

@@ -1,9 +1,11 @@
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 
+use super::super::chunk::units_in;
+use super::super::epochs::SnapshotGuard;
 use super::super::tests::cases;
-use super::super::versions::Claim;
 use super::*;
 
 const TINY: ChunkSizes = ChunkSizes { first: 64, largest: 256 };
@@ -16,37 +18,37 @@ struct Expected {
     location: Location,
 }
 
-type Model = BTreeMap<u32, Expected>;
+type Model = BTreeMap<EntryId, Expected>;
 
 struct Tested {
     arena: Arena,
-    versions: Versions,
+    epochs: Epochs,
     model: Model,
-    snapshots: Vec<(ArenaView, Claim, Model)>,
+    snapshots: Vec<(ArenaView, SnapshotGuard, Model)>,
     next_id: u32,
 }
 
-fn check(record: Record<'_>, id: u32, expected: &Expected) {
+fn check(record: Record<'_>, id: EntryId, expected: &Expected) {
     assert_eq!((record.id(), record.key(), record.value().as_slice()), (id, &expected.key[..], &expected.value[..]));
 }
 
 impl Tested {
     fn new(sizes: ChunkSizes) -> Self {
-        let (arena, versions) = (Arena::new(sizes), Versions::new());
-        Self { arena, versions, model: Model::new(), snapshots: Vec::new(), next_id: 0 }
+        let (arena, epochs) = (Arena::new(sizes), Epochs::new());
+        Self { arena, epochs, model: Model::new(), snapshots: Vec::new(), next_id: 0 }
     }
 
     fn new_value(value: &[u8], large: bool) -> NewValue<'_> {
-        if large { NewValue::Large(Bytes::copy_from_slice(value)) } else { NewValue::Small(value) }
+        if large { NewValue::LargeShared(Bytes::copy_from_slice(value)) } else { NewValue::Small(value) }
     }
 
     fn append(&mut self, key: Vec<u8>, value: Vec<u8>, large: bool) {
-        let id = self.next_id;
+        let id = EntryId::new(self.next_id);
         self.next_id += 1;
         let new = Self::new_value(&value, large);
         let growth = self.arena.growth(key.len(), if large { 0 } else { value.len() });
         let open = self.arena.open;
-        let location = self.arena.append(&self.versions, id, &key, new);
+        let location = self.arena.append(&self.epochs, id, &key, new);
         let grown = self.arena.chunk(self.arena.open.unwrap()).memory.get().bytes();
         // It counts a value as at least as long as a handle of one.
         let is_exact = large || value.len() >= UNIT;
@@ -60,18 +62,18 @@ impl Tested {
     }
 
     /// The `which`-th live record.
-    fn pick(&self, which: usize) -> Option<u32> {
+    fn pick(&self, which: usize) -> Option<EntryId> {
         self.model.keys().nth(which % self.model.len().max(1)).copied()
     }
 
-    fn kill(&mut self, which: usize) {
+    fn mark_dead(&mut self, which: usize) {
         let Some(id) = self.pick(which) else { return };
         let gone = self.model.remove(&id).unwrap();
-        self.arena.kill(&self.versions, gone.location);
+        self.arena.mark_dead(&self.epochs, gone.location);
     }
 
     /// Whether a snapshot sees the record of an entry as it is now.
-    fn is_seen(&self, id: u32) -> bool {
+    fn is_seen(&self, id: EntryId) -> bool {
         // A location may name another record by now, in a chunk that took the place of one that is gone.
         let address = self.arena.view().address(self.model[&id].location);
         let mut snapshots = self.snapshots.iter();
@@ -85,11 +87,11 @@ impl Tested {
         let expected = self.model.get_mut(&id).unwrap();
         let record = self.arena.record(expected.location);
         let (units, is_large) = (record.units(), record.is_large());
-        let needed = units_of(value.len(), expected.key.len());
+        let needed = units_for(value.len(), expected.key.len());
         let has_room = needed <= units && (units - needed) * 4 <= units && units - needed < 256;
-        let fits = self.arena.fits(&self.versions, expected.location, value.len()).is_some();
+        let fits = self.arena.slack_for(&self.epochs, expected.location, value.len()).is_some();
         assert_eq!(fits, has_room && !is_seen && !is_large);
-        assert_eq!(self.arena.rewrite(&self.versions, expected.location, &expected.key, &value), fits);
+        assert_eq!(self.arena.rewrite(&self.epochs, expected.location, &expected.key, &value), fits);
         if fits {
             expected.value = value;
             assert_eq!(self.arena.record(expected.location).units(), units);
@@ -102,7 +104,7 @@ impl Tested {
         let is_seen = self.is_seen(id);
         let expected = self.model.get_mut(&id).unwrap();
         let is_large = self.arena.record(expected.location).is_large();
-        match self.arena.value_mut(&self.versions, expected.location) {
+        match self.arena.value_mut(&self.epochs, expected.location) {
             Some(value) => {
                 value.iter_mut().for_each(|byte| *byte ^= by);
                 expected.value.iter_mut().for_each(|byte| *byte ^= by);
@@ -110,45 +112,50 @@ impl Tested {
             }
             None if is_large => {
                 let new = vec![by; usize::from(by)];
-                match self.arena.replace_large(&self.versions, expected.location, Bytes::from(new.clone())) {
+                match self.arena.replace_large(
+                    &self.epochs,
+                    expected.location,
+                    NewValue::LargeShared(Bytes::from(new.clone())),
+                ) {
                     Ok(()) => {
                         assert!(!is_seen);
                         expected.value = new;
                     }
-                    Err(given_back) => assert!(is_seen && given_back == new),
+                    Err(given_back) => assert!(is_seen && given_back.into_bytes() == new),
                 }
             }
             None => assert!(is_seen, "nothing forbids the change"),
         }
     }
 
-    /// Takes at most that many records out of the chunk that is being emptied.
+    /// Takes at most that many records out of the chunk that is being evacuated.
     fn empty_further(&mut self, most: usize) {
-        if !self.arena.wants_emptying() {
+        if !self.arena.needs_evacuation() {
             return;
         }
         let mut taken = Vec::new();
-        let Some(mut next) = self.arena.emptied_from() else { return };
-        while let Some((record, following)) = (taken.len() < most).then(|| self.arena.next_to_empty(next)).flatten() {
-            assert_eq!((record.len(), chunk_of(following)), (record.units() * UNIT, chunk_of(next)));
+        let Some(mut next) = self.arena.evacuation_start() else { return };
+        while let Some((record, following)) = (taken.len() < most).then(|| self.arena.next_to_evacuate(next)).flatten()
+        {
+            assert_eq!((record.len(), following.chunk()), (record.units() * UNIT, next.chunk()));
             taken.push(next);
             next = following;
         }
         if taken.is_empty() {
-            return self.arena.free_emptied(&self.versions);
+            return self.arena.free_evacuated(&self.epochs);
         }
         for location in taken {
             let id = self.arena.record(location).id();
             if let Some(expected) = self.model.get_mut(&id).filter(|expected| expected.location == location) {
-                expected.location = self.arena.relocate(&self.versions, location);
+                expected.location = self.arena.relocate(&self.epochs, location);
             }
         }
-        self.arena.emptied_to(next);
+        self.arena.evacuated_to(next);
     }
 
     fn snapshot(&mut self) {
-        let claim = self.versions.freeze();
-        self.snapshots.push((self.arena.freeze(claim.epoch()), claim, self.model.clone()));
+        let guard = self.epochs.freeze();
+        self.snapshots.push((self.arena.freeze(guard.epoch()), guard, self.model.clone()));
     }
 
     fn validate(&self) {
@@ -166,8 +173,9 @@ impl Tested {
 
     fn clear(&mut self) {
         let model = std::mem::take(&mut self.model);
-        let is_live = |id, location| model.get(&id).is_some_and(|expected: &Expected| expected.location == location);
-        self.arena.clear(&self.versions, is_live);
+        let is_live =
+            |id: EntryId, location| model.get(&id).is_some_and(|expected: &Expected| expected.location == location);
+        self.arena.clear(&self.epochs, is_live);
         assert_eq!((self.arena.allocated_bytes(), self.arena.live_bytes(), self.arena.dead_bytes()), (0, 0, 0));
     }
 }
@@ -175,7 +183,7 @@ impl Tested {
 #[derive(Clone, Debug)]
 enum Op {
     Append(Vec<u8>, Vec<u8>, bool),
-    Kill(usize),
+    MarkDead(usize),
     Change(usize, u8),
     Rewrite(usize, Vec<u8>),
     Empty(usize),
@@ -189,7 +197,7 @@ fn any_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => (bytes(30), bytes(60), proptest::bool::weighted(0.2)).prop_map(|(k, v, large)| Op::Append(k, v, large)),
         1 => (bytes(300), bytes(300), Just(false)).prop_map(|(k, v, large)| Op::Append(k, v, large)),
-        6 => any::<usize>().prop_map(Op::Kill),
+        6 => any::<usize>().prop_map(Op::MarkDead),
         6 => (any::<usize>(), any::<u8>()).prop_map(|(which, by)| Op::Change(which, by)),
         6 => (any::<usize>(), bytes(60)).prop_map(|(which, value)| Op::Rewrite(which, value)),
         8 => (1_usize..6).prop_map(Op::Empty),
@@ -208,7 +216,7 @@ proptest! {
         for op in ops {
             match op {
                 Op::Append(key, value, large) => tested.append(key, value, large),
-                Op::Kill(which) => tested.kill(which),
+                Op::MarkDead(which) => tested.mark_dead(which),
                 Op::Change(which, by) => tested.change(which, by),
                 Op::Rewrite(which, value) => tested.rewrite(which, value),
                 Op::Empty(most) => tested.empty_further(most),
@@ -238,7 +246,7 @@ fn a_chosen_sequence() {
             tested.snapshot();
         }
         if i % 3 == 0 {
-            tested.kill(usize::from(i));
+            tested.mark_dead(usize::from(i));
         }
         tested.empty_further(usize::from(i % 3) + 1);
     }
@@ -257,7 +265,7 @@ fn a_chosen_sequence() {
 #[test]
 fn a_record_fits_its_chunk_to_the_last_byte() {
     // The first chunk has room for seven units: a record of four and one of three, header included.
-    assert_eq!((TINY.first - FIRST) / UNIT, 7);
+    assert_eq!(units_in(TINY.first), 7);
     let mut tested = Tested::new(TINY);
     tested.append(vec![1; 10], vec![2; 10], false);
     tested.append(vec![3; 4], vec![4; 8], false);
@@ -270,29 +278,29 @@ fn a_record_fits_its_chunk_to_the_last_byte() {
 
 #[test]
 fn the_largest_chunk_has_no_unit_beyond_a_location() {
-    let sizes = ChunkSizes { first: ChunkSizes::MOST, largest: ChunkSizes::MOST };
+    let sizes = ChunkSizes { first: ChunkSizes::MAX, largest: ChunkSizes::MAX };
     let mut arena = Arena::new(sizes);
-    let versions = Versions::new();
-    let (mut last, mut id) = (0, 0);
+    let epochs = Epochs::new();
+    let (mut last, mut id) = (Location::NONE, 0);
     while arena.chunks() < 2 {
-        last = arena.append(&versions, id, b"", NewValue::Small(b"1234"));
+        last = arena.append(&epochs, EntryId::new(id), b"", NewValue::Small(b"1234"));
         id += 1;
     }
     // Two units each: the first chunk has an odd number of units, and one is left over.
-    assert_eq!((id, last), (131_072, location(1, 0)));
-    assert_eq!(arena.record(location(0, 131_070 * 2)).id(), 131_070);
-    arena.clear(&versions, |_, _| false);
+    assert_eq!((id, last), (131_072, Location::new(1, 0)));
+    assert_eq!(arena.record(Location::new(0, 131_070 * 2)).id().get(), 131_070);
+    arena.clear(&epochs, |_, _| false);
 }
 
 #[test]
 fn a_value_of_another_length_is_written_where_there_is_room_for_it() {
     let mut arena = Arena::new(TINY);
-    let versions = Versions::new();
+    let epochs = Epochs::new();
     let key = [7; 12];
     // Four units, filled to the last byte.
-    let location = arena.append(&versions, 0, &key, NewValue::Small(&[1; 8]));
+    let location = arena.append(&epochs, EntryId::new(0), &key, NewValue::Small(&[1; 8]));
     let mut rewrite = |len: usize| {
-        let is_done = arena.rewrite(&versions, location, &key, &vec![2; len]);
+        let is_done = arena.rewrite(&epochs, location, &key, &vec![2; len]);
         let record = arena.record(location);
         assert!(!is_done || (record.value_len(), record.key(), record.units()) == (len, &key[..], 4));
         is_done.then(|| record.slack())
@@ -301,30 +309,30 @@ fn a_value_of_another_length_is_written_where_there_is_room_for_it() {
     assert_eq!(rewrite(0), Some(1));
 
     // Who moves it takes what it needs.
-    assert!(arena.rewrite(&versions, location, &key, &[]));
-    let moved = arena.relocate(&versions, location);
+    assert!(arena.rewrite(&epochs, location, &key, &[]));
+    let moved = arena.relocate(&epochs, location);
     assert_eq!((arena.record(moved).units(), arena.record(moved).slack()), (3, 0));
-    assert!(!arena.rewrite(&versions, moved, &key, &[2; 1]));
+    assert!(!arena.rewrite(&epochs, moved, &key, &[2; 1]));
     arena.validate(|_, location| location == moved);
-    arena.clear(&versions, |_, _| false);
+    arena.clear(&epochs, |_, _| false);
 }
 
 #[test]
 fn no_record_has_more_slack_than_its_flags_can_tell() {
     let mut arena = Arena::new(ChunkSizes { first: 64 << 10, largest: 64 << 10 });
-    let versions = Versions::new();
+    let epochs = Epochs::new();
     let value = vec![1; 2048];
-    let location = arena.append(&versions, 0, &[7; 8000], NewValue::Small(&value));
-    assert!(!arena.rewrite(&versions, location, &[7; 8000], &value[..4]));
-    assert!(arena.rewrite(&versions, location, &[7; 8000], &value[..5]));
+    let location = arena.append(&epochs, EntryId::new(0), &[7; 8000], NewValue::Small(&value));
+    assert!(!arena.rewrite(&epochs, location, &[7; 8000], &value[..4]));
+    assert!(arena.rewrite(&epochs, location, &[7; 8000], &value[..5]));
     assert_eq!((arena.record(location).slack(), arena.record(location).key()), (255, &[7; 8000][..]));
-    arena.clear(&versions, |_, _| false);
+    arena.clear(&epochs, |_, _| false);
 }
 
 #[test]
 fn a_chunk_that_fills_a_huge_page_can_be_one() {
-    const MOST: usize = ChunkSizes::MOST;
-    assert_eq!([256, MOST - 64, MOST, 2 * MOST].map(|bytes| chunk_layout(bytes).align()), [64, 64, MOST, MOST]);
+    const MAX: usize = ChunkSizes::MAX;
+    assert_eq!([256, MAX - 64, MAX, 2 * MAX].map(|bytes| chunk_layout(bytes).align()), [64, 64, MAX, MAX]);
 }
 
 #[test]
@@ -334,7 +342,7 @@ fn a_chunk_is_freed_when_nothing_in_it_lives() {
         tested.append(vec![i as u8; 8], vec![0; 12], false);
     }
     for _ in 0..195 {
-        tested.kill(0);
+        tested.mark_dead(0);
         tested.validate();
     }
     assert!(tested.arena.allocated_bytes() <= 3 * TINY.largest, "{}", tested.arena.allocated_bytes());
@@ -346,17 +354,17 @@ fn a_chunk_is_freed_when_nothing_in_it_lives() {
 fn chunks_double_where_four_are_there_or_a_fifth_is_dead() {
     // Those that are opened, if each record of so many is killed.
     let opened = |every: usize| {
-        let (mut arena, versions) = (Arena::new(ChunkSizes { first: 256, largest: 2048 }), Versions::new());
+        let (mut arena, epochs) = (Arena::new(ChunkSizes { first: 256, largest: 2048 }), Epochs::new());
         let mut opened = Vec::new();
         for id in 0..1000 {
             let before = arena.allocated_bytes();
-            let record = arena.append(&versions, id, &[7; 12], NewValue::Small(&[1; 8]));
+            let record = arena.append(&epochs, EntryId::new(id), &[7; 12], NewValue::Small(&[1; 8]));
             opened.extend(Some(arena.allocated_bytes() - before).filter(|&bytes| bytes > 0));
             if id as usize % every == every - 1 {
-                arena.kill(&versions, record);
+                arena.mark_dead(&epochs, record);
             }
         }
-        arena.clear(&versions, |_, _| false);
+        arena.clear(&epochs, |_, _| false);
         opened.truncate(9);
         opened
     };
@@ -369,60 +377,67 @@ fn chunks_double_where_four_are_there_or_a_fifth_is_dead() {
 #[test]
 fn emptying_begins_when_half_of_what_lives_is_dead_and_two_chunks_more() {
     let sizes = ChunkSizes { first: 256, largest: 64 << 10 };
-    let (mut arena, versions) = (Arena::new(sizes), Versions::new());
-    let records: Vec<_> = (0..1000).map(|id| arena.append(&versions, id, &[7; 12], NewValue::Small(&[1; 8]))).collect();
+    let (mut arena, epochs) = (Arena::new(sizes), Epochs::new());
+    let records: Vec<_> =
+        (0..1000).map(|id| arena.append(&epochs, EntryId::new(id), &[7; 12], NewValue::Small(&[1; 8]))).collect();
     let record = arena.live_bytes() / 1000;
     assert_eq!((record, arena.dead_bytes()), (arena.record(records[0]).units() * UNIT, 0));
     // Every other one, so that no chunk dies.
     for (killed, &location) in (1..).zip(records.iter().step_by(2)) {
-        arena.kill(&versions, location);
+        arena.mark_dead(&epochs, location);
         let (live, dead) = ((1000 - killed) * record, killed * record);
         assert_eq!((arena.live_bytes(), arena.dead_bytes()), (live, dead));
-        assert_eq!(arena.wants_emptying(), 2 * dead > live + 4 * sizes.first, "{killed} killed");
+        assert_eq!(arena.needs_evacuation(), 2 * dead > live + 4 * sizes.first, "{killed} killed");
     }
-    arena.clear(&versions, |_, _| false);
+    arena.clear(&epochs, |_, _| false);
 }
 
 #[test]
 fn the_chunk_with_the_most_dead_is_emptied() {
-    let (mut arena, versions) = (Arena::new(ChunkSizes { first: 512, largest: 512 }), Versions::new());
-    let records: Vec<_> = (0..60).map(|id| arena.append(&versions, id, &[7; 12], NewValue::Small(&[1; 8]))).collect();
-    let chunks: Vec<_> = records.chunk_by(|&a, &b| chunk_of(a) == chunk_of(b)).collect();
-    // The last of them is open, and is not emptied.
+    let (mut arena, epochs) = (Arena::new(ChunkSizes { first: 512, largest: 512 }), Epochs::new());
+    let records: Vec<_> =
+        (0..60).map(|id| arena.append(&epochs, EntryId::new(id), &[7; 12], NewValue::Small(&[1; 8]))).collect();
+    let chunks: Vec<_> = records.chunk_by(|&a, &b| a.chunk() == b.chunk()).collect();
+    // The last of them is open, and is not evacuated.
     for (chunk, dead) in chunks.iter().zip([1, 5, 3]).chain(chunks.last().map(|last| (last, 6))) {
-        chunk[..dead].iter().for_each(|&record| arena.kill(&versions, record));
+        chunk[..dead].iter().for_each(|&record| arena.mark_dead(&epochs, record));
     }
-    assert_eq!(arena.emptied_from(), Some(chunks[1][0]));
-    arena.clear(&versions, |_, _| false);
+    assert_eq!(arena.evacuation_start(), Some(chunks[1][0]));
+    arena.clear(&epochs, |_, _| false);
 }
 
 #[test]
 fn clearing_lets_go_of_large_values() {
-    let (mut arena, versions) = (Arena::new(TINY), Versions::new());
+    let (mut arena, epochs) = (Arena::new(TINY), Epochs::new());
     let value = Bytes::from(vec![1; 100]);
-    let large = || NewValue::Large(value.clone());
+    let large = || NewValue::LargeShared(value.clone());
     let mut live = Vec::new();
     for id in 0..30 {
-        live.push(arena.append(&versions, id, b"key", if id % 3 == 0 { NewValue::Small(b"small") } else { large() }));
+        live.push(arena.append(
+            &epochs,
+            EntryId::new(id),
+            b"key",
+            if id % 3 == 0 { NewValue::Small(b"small") } else { large() },
+        ));
     }
     for gone in [28, 9, 1] {
-        arena.kill(&versions, live.remove(gone));
+        arena.mark_dead(&epochs, live.remove(gone));
     }
-    arena.clear(&versions, |_, location| live.contains(&location));
+    arena.clear(&epochs, |_, location| live.contains(&location));
     assert!(value.is_unique());
 }
 
 #[test]
 fn chunks_grow_with_what_is_there() {
     let sizes = ChunkSizes { first: 256, largest: 64 << 10 };
-    let (mut arena, versions) = (Arena::new(sizes), Versions::new());
+    let (mut arena, epochs) = (Arena::new(sizes), Epochs::new());
     for id in 0..100_000 {
         let (before, growth) = (arena.allocated_bytes(), arena.growth(12, 8));
-        arena.append(&versions, id, &[7; 12], NewValue::Small(&[1; 8]));
+        arena.append(&epochs, EntryId::new(id), &[7; 12], NewValue::Small(&[1; 8]));
         assert_eq!(arena.allocated_bytes(), before + growth);
         // From a quarter to a half of what is there, within the limits.
         let least = (before / 4).min(sizes.largest);
         assert!(growth == 0 || growth <= sizes.first.max(before / 2) && growth >= least, "{growth} after {before}");
     }
-    arena.clear(&versions, |_, _| false);
+    arena.clear(&epochs, |_, _| false);
 }

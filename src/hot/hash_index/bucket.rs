@@ -5,18 +5,23 @@ use core::arch::x86_64::{
     __m128i, _mm_cmpeq_epi16, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16, _mm_setzero_si128,
 };
 
+use crate::hot::location::Location;
+
 pub(super) const SLOTS: usize = 8;
 
+/// Eight slots in one cache line. Each has a tag of 16 bits and a location of 48.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Bucket {
-    /// 0 in slots that are empty, which come after all others.
+    /// 0 in empty slots, which come after all others.
     tags: [u16; SLOTS],
+    /// The low 32 bits of each location.
     low: [u32; SLOTS],
+    /// The high 16 bits of each location.
     high: [u16; SLOTS],
 }
 
-/// A set of slots: bit `slot` for each.
+/// A set of slots, as a bit mask. Iterates over their numbers.
 #[derive(Clone, Copy)]
 pub(super) struct Matches(u32);
 
@@ -37,7 +42,7 @@ impl Iterator for Matches {
 impl Bucket {
     pub(super) const EMPTY: Self = Self { tags: [0; SLOTS], low: [0; SLOTS], high: [0; SLOTS] };
 
-    /// The slots that have this tag and displacement.
+    /// Returns the slots with this tag and displacement.
     #[inline]
     pub(super) fn matching(&self, tag: u16) -> Matches {
         #[cfg(target_arch = "x86_64")]
@@ -46,7 +51,7 @@ impl Bucket {
         return unsafe {
             let tags: __m128i = std::mem::transmute(self.tags);
             let equal = _mm_cmpeq_epi16(tags, _mm_set1_epi16(tag as i16));
-            // From 16 bits of ones a slot to one.
+            // Packs the 16 equal bits of each slot to one bit.
             Matches(_mm_movemask_epi8(_mm_packs_epi16(equal, _mm_setzero_si128())) as u32)
         };
         #[cfg(not(target_arch = "x86_64"))]
@@ -58,6 +63,7 @@ impl Bucket {
         self.tags[SLOTS - 1] != 0
     }
 
+    /// Returns the number of occupied slots.
     #[inline]
     pub(super) fn count(&self) -> usize {
         SLOTS - self.matching(0).0.count_ones() as usize
@@ -69,24 +75,26 @@ impl Bucket {
     }
 
     #[inline]
-    pub(super) fn location(&self, slot: usize) -> u64 {
-        u64::from(self.low[slot]) | u64::from(self.high[slot]) << 32
+    pub(super) fn location(&self, slot: usize) -> Location {
+        Location::from_bits(u64::from(self.low[slot]) | u64::from(self.high[slot]) << 32)
     }
 
     #[inline]
-    pub(super) fn set_location(&mut self, slot: usize, location: u64) {
-        self.low[slot] = location as u32;
-        self.high[slot] = (location >> 32) as u16;
+    pub(super) fn set_location(&mut self, slot: usize, location: Location) {
+        let bits = location.to_bits();
+        self.low[slot] = bits as u32;
+        self.high[slot] = (bits >> 32) as u16;
     }
 
-    /// The bucket must not be full.
+    /// Adds an entry. The bucket must not be full.
     #[inline]
-    pub(super) fn push(&mut self, tag: u16, location: u64) {
+    pub(super) fn push(&mut self, tag: u16, location: Location) {
         let slot = self.count();
         self.tags[slot] = tag;
         self.set_location(slot, location);
     }
 
+    /// Removes an entry. The last one takes its slot.
     pub(super) fn remove(&mut self, slot: usize) {
         let last = self.count() - 1;
         self.tags[slot] = self.tags[last];

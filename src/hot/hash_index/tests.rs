@@ -1,3 +1,5 @@
+//! Tests of the hash index against a `HashMap`.
+
 use std::collections::HashMap;
 
 use proptest::prelude::*;
@@ -12,6 +14,10 @@ fn scramble(n: u64) -> u64 {
     n ^ (n >> 31)
 }
 
+fn location(n: u64) -> Location {
+    Location::from_bits(n)
+}
+
 type Hashes = fn(u64) -> u64;
 const HASHES: [(&str, Hashes); 8] = [
     ("random", scramble),
@@ -24,7 +30,7 @@ const HASHES: [(&str, Hashes); 8] = [
     ("pairs", |n| scramble(n / 2)),
 ];
 
-/// An index beside what it should hold: location and hash.
+/// An index, beside a model of locations and their hashes.
 struct Pair<const BUCKETS: usize> {
     index: HashIndex<BUCKETS>,
     model: HashMap<u64, u64>,
@@ -35,29 +41,30 @@ impl<const BUCKETS: usize> Pair<BUCKETS> {
         Self { index, model: HashMap::new() }
     }
 
-    fn insert(&mut self, hash: u64, location: u64) {
+    fn insert(&mut self, hash: u64, n: u64) {
         let model = &self.model;
-        self.index.insert(hash, location, |location| model[&location]);
-        assert_eq!(self.model.insert(location, hash), None);
+        self.index.insert(Hash(hash), location(n), |location| Hash(model[&location.to_bits()]));
+        assert_eq!(self.model.insert(n, hash), None);
     }
 
-    fn remove(&mut self, location: u64) {
-        self.index.remove(self.model.remove(&location).unwrap(), location);
+    fn remove(&mut self, n: u64) {
+        self.index.remove(Hash(self.model.remove(&n).unwrap()), location(n));
     }
 
     fn replace(&mut self, old: u64, new: u64) {
         let hash = self.model.remove(&old).unwrap();
-        self.index.replace(hash, old, new);
+        self.index.replace(Hash(hash), location(old), location(new));
         assert_eq!(self.model.insert(new, hash), None);
     }
 
     fn check(&self) {
-        self.index.validate(|location| self.model[&location]);
+        self.index.validate(|location| Hash(self.model[&location.to_bits()]));
         assert_eq!(self.index.len(), self.model.len());
-        for (&location, &hash) in &self.model {
-            assert_eq!(self.index.find(hash, |other| other == location), Some(location));
+        for (&n, &hash) in &self.model {
+            let hash = Hash(hash);
+            assert_eq!(self.index.find(hash, |other| other == location(n)), Some(location(n)));
             let candidate = self.index.first_candidate(hash);
-            assert!(candidate.is_some_and(|candidate| self.model.contains_key(&candidate)));
+            assert!(candidate.is_some_and(|candidate| self.model.contains_key(&candidate.to_bits())));
             assert_eq!(self.index.find(hash, |_| false), None);
         }
     }
@@ -104,7 +111,7 @@ fn run<const BUCKETS: usize>(hashes: Hashes, capacity: usize, steps: &[Step]) {
                 locations.push(new);
             }
             Step::FindAbsent(absent) if !pair.model.contains_key(&absent) => {
-                assert_eq!(pair.index.find(hashes(absent), |other| other == absent), None);
+                assert_eq!(pair.index.find(Hash(hashes(absent)), |other| other == location(absent)), None);
             }
             Step::Clear => {
                 pair.index.clear();
@@ -180,18 +187,18 @@ fn random_hashes_spill_nothing_and_take_14_bytes() {
 }
 
 #[test]
-fn the_tags_of_a_segment_are_made_anew_every_fifth_split() {
+fn the_tags_of_a_subtable_are_made_anew_every_fifth_split() {
     let mut index = HashIndex::<1>::new();
     let mut asked = 0;
     for n in 0..100_000 {
-        index.insert(scramble(n), n, |location| {
+        index.insert(Hash(scramble(n)), location(n), |location| {
             asked += 1;
-            scramble(location)
+            Hash(scramble(location.to_bits()))
         });
     }
-    // Without tags that last for several splits it would be about two for each entry.
+    // If tags lasted for one split only, this would be about two for each entry.
     assert!(asked < 70_000, "{asked}");
-    index.validate(scramble);
+    index.validate(|location| Hash(scramble(location.to_bits())));
 }
 
 #[test]
@@ -199,13 +206,17 @@ fn sized_takes_what_it_was_sized_for() {
     for entries in [1, 7, 8, 100, 448, 449, 1_000, 30_000, 100_000] {
         let mut pair = Pair::new(HashIndex::<64>::with_capacity(entries));
         pair.check();
-        let (bytes, segments) = (pair.index.allocated_bytes(), pair.index.segments);
+        let (bytes, subtables) = (pair.index.allocated_bytes(), pair.index.subtables.len());
         assert!(bytes < 200 + 18 * entries || entries < 2_000, "{bytes} bytes for {entries} entries");
         for n in 0..entries as u64 {
             pair.insert(scramble(n), n);
         }
         pair.check();
-        assert!(pair.index.segments <= segments + segments / 20 + 1, "{segments}, {}", pair.index.segments);
+        assert!(
+            pair.index.subtables.len() <= subtables + subtables / 20 + 1,
+            "{subtables}, {}",
+            pair.index.subtables.len()
+        );
     }
 }
 
@@ -229,29 +240,31 @@ fn churn_takes_no_more_and_more_memory() {
     assert!(pair.index.spilled.is_empty());
 }
 
-/// Growth goes through a segment from bucket 0 on, so it may not find the room that the order of arrival found.
+/// Growth inserts the entries in the order of their buckets, so one may find no room that had some in the order of
+/// arrival.
 fn lose_home<const BUCKETS: usize>() {
     let mut pair = Pair::new(HashIndex::<BUCKETS>::with_capacity(112));
-    // 56 fill the window of bucket 10, the next 8 take the last room in that of bucket 11, the others make up the number.
+    // 56 entries fill the window of bucket 10. The next 8 take the last room in the window of bucket 11. The others
+    // make the subtable full.
     let homes = [(10, 56), (11, 8), (2, 8), (3, 8), (4, 8), (5, 8), (6, 8), (7, 8), (8, 1)];
-    let mut location = 0;
+    let mut n = 0;
     for (home, count) in homes {
         for _ in 0..count {
-            pair.insert(home | scramble(location) >> 20 << 8, location);
-            location += 1;
+            pair.insert(home | scramble(n) >> 20 << 8, n);
+            n += 1;
         }
     }
     assert_eq!(pair.index.spilled.len(), 8);
     pair.check();
-    for location in 0..location {
-        pair.remove(location);
+    for n in 0..n {
+        pair.remove(n);
         pair.check();
     }
 }
 
 #[test]
 fn growth_spills_what_loses_its_room() {
-    // One splits, one enlarges its only segment.
+    // The first one splits a subtable, the second one enlarges its only subtable.
     lose_home::<16>();
     lose_home::<32>();
 }
@@ -259,8 +272,8 @@ fn growth_spills_what_loses_its_room() {
 #[test]
 fn the_first_and_the_last_location() {
     let mut pair = Pair::new(HashIndex::<1>::new());
-    for (hash, location) in [(0, 0), (0, (1 << 48) - 1), (u64::MAX, 1), (u64::MAX, (1 << 48) - 2)] {
-        pair.insert(hash, location);
+    for (hash, n) in [(0, 0), (0, (1 << 48) - 1), (u64::MAX, 1), (u64::MAX, (1 << 48) - 2)] {
+        pair.insert(hash, n);
         pair.check();
     }
     pair.remove(0);
@@ -271,7 +284,7 @@ fn the_first_and_the_last_location() {
 #[test]
 fn an_empty_index_allocates_nothing() {
     let index = HashIndex::<64>::new();
-    index.prefetch(7);
-    assert_eq!((index.find(7, |_| true), index.len(), index.allocated_bytes()), (None, 0, 0));
+    index.prefetch(Hash(7));
+    assert_eq!((index.find(Hash(7), |_| true), index.len(), index.allocated_bytes()), (None, 0, 0));
     assert_eq!(HashIndex::<64>::with_capacity(0).allocated_bytes(), 0);
 }

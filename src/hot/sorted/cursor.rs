@@ -1,108 +1,121 @@
-//! Walking the sorted index in order.
+//! Walking the sorted index in order, up or down.
 //!
 //! # Design
 //!
-//! A cursor is the path to a leaf: the inner nodes from the root down with the child taken in each, and what is left of
-//! the leaf's ids. Where the range ends is found without comparing keys: each lowest inner node is asked once which of
-//! its children the end is in, and that leaf, once, how many of its keys are before it.
+//! A cursor is the path to a leaf: the inner nodes from the root down, and which child was taken in each. Beside it is
+//! the rest of the leaf's ids. The end of the range is found without comparing each key. Each lowest inner node is
+//! asked once which of its children the end is in, and that leaf is asked once how many of its keys lie before the end.
 //!
 //! # Why this and not the other way
 //!
-//! To find the end by a second descent beforehand would charge those who stop after a few entries with the cache misses
-//! of a whole lookup.
-//!
-//! Walking down is a cursor of its own ([`IdsDown`]) and not another direction of the same one: what the two share is the
-//! path, and the walk up is too hot for a branch in each step.
+//! A second descent could find the end beforehand. Those who stop after a few entries would pay for its cache misses,
+//! as many as in a lookup.
 //!
 //! # Invariants
 //!
 //! 1. `path[..depth]` leads from the root to the current leaf.
-//! 2. All ids before the rest of `run` that are in the range were handed out.
-//! 3. `done` says that no id behind `run` is in the range.
+//! 2. All ids of the range that come before the rest of `run` were returned.
+//! 3. If `done`, no id that comes after `run` is in the range.
 
 use std::borrow::Cow;
-use std::ops::Bound;
 use std::slice;
 
-use super::Keys;
+use super::keys::{Boundary, Keys};
 use super::leaf::Leaf;
-use super::node::{Child, Cut, Inner};
+use super::node::{Child, Inner};
 use crate::bounds::{KeyBounds, prefix_end};
+use crate::hot::entry_id::EntryId;
 
-/// More levels than a tree can have: two neighbours hold at least 17 children together, so that each level has several
-/// times the nodes of the one above, and there are less than 2^32 ids. (Where there was no memory for joins they may hold
-/// less, but a level is only ever added above a full root.)
+/// More levels than a tree can have: two neighbours hold at least 17 children together, so each level has several times
+/// the nodes of the level above, and there are less than 2^32 ids.
 const MAX_DEPTH: usize = 24;
 
-/// A cut that may own its key.
-struct CowCut<'a> {
+/// A [`Boundary`] that may own its key.
+struct CowBoundary<'a> {
     key: Cow<'a, [u8]>,
-    after: bool,
+    is_after: bool,
 }
 
-impl CowCut<'_> {
-    fn copy_of(cut: Cut<'_>) -> Self {
-        Self { key: cut.key.to_vec().into(), after: cut.after }
+impl<'a> CowBoundary<'a> {
+    fn new(Boundary { key, is_after }: Boundary<'a>) -> Self {
+        Self { key: key.into(), is_after }
     }
 
-    fn cut(&self) -> Cut<'_> {
-        Cut { key: &self.key, after: self.after }
+    fn copy_of(Boundary { key, is_after }: Boundary<'_>) -> Self {
+        Self { key: key.to_vec().into(), is_after }
+    }
+
+    fn get(&self) -> Boundary<'_> {
+        Boundary { key: &self.key, is_after: self.is_after }
     }
 }
 
-/// The ids of a range, in the order of their keys.
-pub(in super::super) struct Ids<'a, K, const L: usize = 64, const I: usize = 64> {
+/// The ids of a range, in ascending order of their keys, or in descending order.
+pub(in super::super) struct Ids<'a, K, const L: usize, const I: usize, const DESCENDING: bool = false> {
     keys: &'a K,
-    end: Option<CowCut<'a>>,
+    /// Where the walk ends: the upper end of the range, or the lower end in a descending walk.
+    end: Option<CowBoundary<'a>>,
     path: [Option<&'a Inner<L, I>>; MAX_DEPTH],
     taken: [u8; MAX_DEPTH],
     depth: usize,
-    /// The child of the lowest inner node on the path that the end is in, if in one of them or before.
-    stop: usize,
-    run: slice::Iter<'a, u32>,
+    /// The child of the lowest inner node that `end` is in. If `end` is beyond that node, its outermost child.
+    last_child: usize,
+    /// The ids of the current leaf that are still to be returned, in ascending order.
+    run: slice::Iter<'a, EntryId>,
     done: bool,
 }
 
 impl<'a, K: Keys, const L: usize, const I: usize> Ids<'a, K, L, I> {
-    pub(super) fn new(root: Option<&'a Child<L, I>>, keys: &'a K, range: (Bound<&'a [u8]>, Bound<&'a [u8]>)) -> Self {
-        let end = cut(range.1, true).map(|Cut { key, after }| CowCut { key: key.into(), after });
-        Self::between(root, keys, cut(range.0, false), end)
+    /// Returns the ids of the keys in `range`.
+    pub(super) fn new(root: Option<&'a Child<L, I>>, keys: &'a K, range: KeyBounds<'a>) -> Self {
+        let end = Boundary::of_upper(range.1).map(CowBoundary::new);
+        Self::between(root, keys, Boundary::of_lower(range.0), end)
     }
 
-    /// Returns the ids of a range whose bounds are copied.
-    pub(super) fn with_copied_bounds(root: Option<&'a Child<L, I>>, keys: &'a K, range: KeyBounds<'_>) -> Self {
-        let end = cut(range.1, true).map(CowCut::copy_of);
-        Self::between(root, keys, cut(range.0, false), end)
-    }
-
-    /// The ids of the keys that start with `prefix`.
+    /// Returns the ids of the keys that start with `prefix`.
     pub(super) fn starting_with(root: Option<&'a Child<L, I>>, keys: &'a K, prefix: &'a [u8]) -> Self {
-        let end = prefix_end(prefix).map(|key| CowCut { key: key.into(), after: false });
-        Self::between(root, keys, Some(Cut { key: prefix, after: false }), end)
+        let end = prefix_end(prefix).map(|key| CowBoundary { key: key.into(), is_after: false });
+        Self::between(root, keys, Some(Boundary { key: prefix, is_after: false }), end)
+    }
+}
+
+impl<'a, K: Keys, const L: usize, const I: usize, const DESCENDING: bool> Ids<'a, K, L, I, DESCENDING> {
+    /// Returns the ids of the keys in `range`, and copies its bounds.
+    pub(super) fn with_copied_bounds(root: Option<&'a Child<L, I>>, keys: &'a K, range: KeyBounds<'_>) -> Self {
+        let (low, high) = (Boundary::of_lower(range.0), Boundary::of_upper(range.1));
+        let (start, end) = if DESCENDING { (high, low) } else { (low, high) };
+        Self::between(root, keys, start, end.map(CowBoundary::copy_of))
     }
 
-    fn between(root: Option<&'a Child<L, I>>, keys: &'a K, start: Option<Cut<'_>>, end: Option<CowCut<'a>>) -> Self {
-        let empty = start.zip(end.as_ref()).is_some_and(|(start, end)| start >= end.cut());
+    fn between(
+        root: Option<&'a Child<L, I>>,
+        keys: &'a K,
+        start: Option<Boundary<'_>>,
+        end: Option<CowBoundary<'a>>,
+    ) -> Self {
+        let is_empty = start
+            .zip(end.as_ref())
+            .is_some_and(|(start, end)| if DESCENDING { end.get() >= start } else { start >= end.get() });
         let mut ids = Self {
             keys,
             end,
             path: [None; MAX_DEPTH],
             taken: [0; MAX_DEPTH],
             depth: 0,
-            stop: 0,
+            last_child: 0,
             run: [].iter(),
             done: true,
         };
-        if let Some(root) = root.filter(|_| !empty) {
+        if let Some(root) = root.filter(|_| !is_empty) {
             ids.descend(root, start);
         }
         ids
     }
 
-    /// All ids up to the next that are together in memory; `None` at the end, never an empty run.
+    /// Returns the next ids that lie together in memory, in ascending order; `None` at the end, never an empty slice.
     ///
-    /// A caller can prefetch what they name, and may ask for a further run meanwhile.
-    pub(in super::super) fn next_run(&mut self) -> Option<&'a [u32]> {
+    /// The caller can prefetch their records, and may ask for further ids meanwhile.
+    pub(in super::super) fn next_slice(&mut self) -> Option<&'a [EntryId]> {
         while self.run.as_slice().is_empty() {
             if self.done {
                 return None;
@@ -114,13 +127,17 @@ impl<'a, K: Keys, const L: usize, const I: usize> Ids<'a, K, L, I> {
         Some(run)
     }
 
-    /// Goes down to the leaf that `start` is in.
-    fn descend(&mut self, mut child: &'a Child<L, I>, start: Option<Cut<'_>>) {
+    /// Goes down to the leaf that `start` is in, or to the first leaf of the walk.
+    fn descend(&mut self, mut child: &'a Child<L, I>, start: Option<Boundary<'_>>) {
         loop {
             match child {
                 Child::Inner(node) => {
                     let inner = node.get();
-                    let at = start.map_or(0, |start| inner.rank(start.key, inner.fenced));
+                    let at = match start {
+                        Some(start) => inner.rank(start.key, inner.fence_prefix),
+                        None if DESCENDING => inner.len() - 1,
+                        None => 0,
+                    };
                     self.path[self.depth] = Some(inner);
                     self.taken[self.depth] = at as u8;
                     self.depth += 1;
@@ -130,147 +147,15 @@ impl<'a, K: Keys, const L: usize, const I: usize> Ids<'a, K, L, I> {
                     node.prefetch();
                     let leaf = node.get();
                     if let Some((inner, _)) = self.lowest() {
-                        // The end need not be between this node's separators, so nothing is known about its prefix.
-                        self.stop = self.end.as_ref().map_or(usize::MAX, |end| inner.rank(&end.key, 0));
+                        // The end need not lie between this node's fence keys, so nothing is known about its prefix.
+                        self.last_child = self.end.as_ref().map_or(0, |end| inner.rank(&end.key, 0));
                     }
-                    let from = start.map_or(0, |start| leaf.rank(self.keys, start, leaf.fenced));
-                    return self.enter(leaf, from);
-                }
-            }
-        }
-    }
-
-    /// The lowest inner node on the path, and which of its children was taken.
-    fn lowest(&self) -> Option<(&'a Inner<L, I>, usize)> {
-        let level = self.depth.checked_sub(1)?;
-        self.path[level].zip(Some(usize::from(self.taken[level])))
-    }
-
-    fn enter(&mut self, leaf: &'a Leaf<L>, from: usize) {
-        let ids = leaf.ids();
-        let (at, last) = self.lowest().map_or((0, 0), |(inner, at)| (at, inner.len() - 1));
-        let to = match &self.end {
-            Some(end) if at >= self.stop => leaf.rank(self.keys, end.cut(), 0),
-            _ => ids.len(),
-        };
-        // In the last child, an end behind all of its keys may be further on in the tree.
-        self.done = to < ids.len() || (at >= self.stop && at < last);
-        self.run = ids[from.min(to)..to].iter();
-        if !self.done && at < last {
-            if let Some(Child::Leaf(next)) = self.lowest().map(|(inner, at)| inner.child(at + 1)) {
-                next.prefetch();
-            }
-        }
-    }
-
-    #[inline(never)]
-    fn next_leaf(&mut self) {
-        let mut level = self.depth;
-        while let Some(above) = level.checked_sub(1) {
-            let at = usize::from(self.taken[above]) + 1;
-            if let Some(inner) = self.path[above].filter(|inner| at < inner.len()) {
-                self.taken[above] = at as u8;
-                match inner.child(at) {
-                    Child::Leaf(node) => self.enter(node.get(), 0),
-                    child => {
-                        self.depth = level;
-                        self.descend(child, None);
-                    }
-                }
-                return;
-            }
-            level = above;
-        }
-        self.done = true;
-    }
-}
-
-impl<K: Keys, const L: usize, const I: usize> Iterator for Ids<'_, K, L, I> {
-    type Item = u32;
-
-    #[inline]
-    fn next(&mut self) -> Option<u32> {
-        loop {
-            if let Some(&id) = self.run.next() {
-                return Some(id);
-            }
-            if self.done {
-                return None;
-            }
-            self.next_leaf();
-        }
-    }
-}
-
-/// The ids of a range, in the descending order of their keys.
-///
-/// This mirrors [`Ids`]: each lowest inner node is asked once which of its children the start is in.
-pub(in super::super) struct IdsDown<'a, K, const L: usize = 64, const I: usize = 64> {
-    keys: &'a K,
-    start: Option<CowCut<'static>>,
-    path: [Option<&'a Inner<L, I>>; MAX_DEPTH],
-    taken: [u8; MAX_DEPTH],
-    depth: usize,
-    /// The child of the lowest inner node on the path that the start is in, if in one of them or behind.
-    stop: usize,
-    /// The ids of the current leaf that are still to be handed out, from the last to the first.
-    run: &'a [u32],
-    done: bool,
-}
-
-impl<'a, K: Keys, const L: usize, const I: usize> IdsDown<'a, K, L, I> {
-    pub(super) fn new(root: Option<&'a Child<L, I>>, keys: &'a K, range: KeyBounds<'_>) -> Self {
-        let (start, end) = (cut(range.0, false), cut(range.1, true));
-        let empty = start.zip(end).is_some_and(|(start, end)| start >= end);
-        let mut ids = Self {
-            keys,
-            start: start.map(CowCut::copy_of),
-            path: [None; MAX_DEPTH],
-            taken: [0; MAX_DEPTH],
-            depth: 0,
-            stop: 0,
-            run: &[],
-            done: true,
-        };
-        if let Some(root) = root.filter(|_| !empty) {
-            ids.descend(root, end);
-        }
-        ids
-    }
-
-    /// Returns all ids down to the next that are together in memory, in ascending order; `None` at the end, never an empty
-    /// run.
-    pub(in super::super) fn next_run(&mut self) -> Option<&'a [u32]> {
-        while self.run.is_empty() {
-            if self.done {
-                return None;
-            }
-            self.next_leaf();
-        }
-        Some(std::mem::take(&mut self.run))
-    }
-
-    /// Goes down to the leaf that `end` is in.
-    fn descend(&mut self, mut child: &'a Child<L, I>, end: Option<Cut<'_>>) {
-        loop {
-            match child {
-                Child::Inner(node) => {
-                    let inner = node.get();
-                    let at = end.map_or(inner.len() - 1, |end| inner.rank(end.key, inner.fenced));
-                    self.path[self.depth] = Some(inner);
-                    self.taken[self.depth] = at as u8;
-                    self.depth += 1;
-                    child = inner.child(at);
-                }
-                Child::Leaf(node) => {
-                    node.prefetch();
-                    let leaf = node.get();
-                    if let Some((inner, _)) = self.lowest() {
-                        // The start need not be between this node's separators, so nothing is known about its prefix.
-                        self.stop = self.start.as_ref().map_or(0, |start| inner.rank(&start.key, 0));
-                    }
-                    let to = end.map_or(leaf.ids().len(), |end| leaf.rank(self.keys, end, leaf.fenced));
-                    return self.enter(leaf, to);
+                    let first = match start {
+                        Some(start) => leaf.rank(self.keys, start, leaf.fence_prefix),
+                        None if DESCENDING => leaf.len(),
+                        None => 0,
+                    };
+                    return self.enter(leaf, first);
                 }
             }
         }
@@ -282,19 +167,29 @@ impl<'a, K: Keys, const L: usize, const I: usize> IdsDown<'a, K, L, I> {
         self.path[level].zip(Some(usize::from(self.taken[level])))
     }
 
-    fn enter(&mut self, leaf: &'a Leaf<L>, to: usize) {
-        let at = self.lowest().map_or(0, |(_, at)| at);
-        let from = match &self.start {
-            Some(start) if at <= self.stop => leaf.rank(self.keys, start.cut(), 0),
-            _ => 0,
-        };
-        // In the first child, a start before all of its keys may be further on in the tree.
-        self.done = from > 0 || (self.start.is_some() && at <= self.stop && at > 0);
-        self.run = &leaf.ids()[from.min(to)..to];
-        if let Some((inner, at)) = self.lowest().filter(|&(_, at)| !self.done && at > 0) {
-            if let Child::Leaf(next) = inner.child(at - 1) {
-                next.prefetch();
+    /// Makes `leaf` the current leaf. Of its ids those before `first` come later or never, in the order of the walk.
+    fn enter(&mut self, leaf: &'a Leaf<L>, first: usize) {
+        let ids = leaf.ids();
+        let (next, may_have_end) = match self.lowest() {
+            Some((inner, at)) if DESCENDING => (at.checked_sub(1).map(|next| inner.child(next)), at <= self.last_child),
+            Some((inner, at)) => {
+                (Some(at + 1).filter(|&next| next < inner.len()).map(|next| inner.child(next)), at >= self.last_child)
             }
+            None => (None, true),
+        };
+        let end = self.end.as_ref().filter(|_| may_have_end);
+        let to = match end {
+            Some(end) => leaf.rank(self.keys, end.get(), 0),
+            None if DESCENDING => 0,
+            None => ids.len(),
+        };
+        let (run, is_cut_off) =
+            if DESCENDING { (&ids[to.min(first)..first], to > 0) } else { (&ids[first.min(to)..to], to < ids.len()) };
+        self.run = run.iter();
+        // In the node's outermost child, an end beyond all keys may lie in a later node.
+        self.done = is_cut_off || end.is_some() && next.is_some();
+        if let Some(Child::Leaf(next)) = next.filter(|_| !self.done) {
+            next.prefetch();
         }
     }
 
@@ -303,12 +198,14 @@ impl<'a, K: Keys, const L: usize, const I: usize> IdsDown<'a, K, L, I> {
         let mut level = self.depth;
         while let Some(above) = level.checked_sub(1) {
             let at = usize::from(self.taken[above]);
-            if let Some((inner, at)) = self.path[above].zip(at.checked_sub(1)) {
-                self.taken[above] = at as u8;
-                match inner.child(at) {
+            let next = if DESCENDING { at.checked_sub(1) } else { Some(at + 1) };
+            let next = next.zip(self.path[above]).filter(|&(next, inner)| next < inner.len());
+            if let Some((next, inner)) = next {
+                self.taken[above] = next as u8;
+                match inner.child(next) {
                     Child::Leaf(node) => {
                         let leaf = node.get();
-                        self.enter(leaf, leaf.ids().len());
+                        self.enter(leaf, if DESCENDING { leaf.len() } else { 0 });
                     }
                     child => {
                         self.depth = level;
@@ -323,11 +220,20 @@ impl<'a, K: Keys, const L: usize, const I: usize> IdsDown<'a, K, L, I> {
     }
 }
 
-/// Where a range begins or ends; `None` at the end of all keys.
-fn cut(bound: Bound<&[u8]>, is_end: bool) -> Option<Cut<'_>> {
-    match bound {
-        Bound::Included(key) => Some(Cut { key, after: is_end }),
-        Bound::Excluded(key) => Some(Cut { key, after: !is_end }),
-        Bound::Unbounded => None,
+impl<K: Keys, const L: usize, const I: usize, const DESCENDING: bool> Iterator for Ids<'_, K, L, I, DESCENDING> {
+    type Item = EntryId;
+
+    #[inline]
+    fn next(&mut self) -> Option<EntryId> {
+        loop {
+            let next = if DESCENDING { self.run.next_back() } else { self.run.next() };
+            if let Some(&id) = next {
+                return Some(id);
+            }
+            if self.done {
+                return None;
+            }
+            self.next_leaf();
+        }
     }
 }

@@ -1,105 +1,127 @@
-//! A leaf: ids with what is kept of their keys.
+//! [`Leaf`]: ids, with a few bytes of each key.
 //!
 //! The figure and the reasons are in `node.rs`.
 
 use std::cmp::Ordering;
 
-use super::Keys;
-use super::node::{Cut, Full, Head, UNUSED, against, below, best_prefix, common, head, insert_at, quarter, short};
+use super::fill::{NodeFull, small_limit};
+use super::head::{
+    KeyHead, UNUSED, best_prefix, cmp_prefix, common_prefix_len, count_below, insert_at, key_head, saturate,
+};
+use super::keys::{Boundary, Keys};
+use crate::hot::entry_id::EntryId;
 
-/// How many bytes of its prefix a leaf has itself.
-const LEAD: usize = 16;
+/// How many of the last bytes of its prefix a leaf holds itself.
+const PREFIX_TAIL: usize = 16;
 
-/// Stands for a number of shared bytes that only the keys tell. None is as large: two keys that share so many are equal.
+/// The offset of a difference that the leaf does not know. No real offset is as large: keys that share so many bytes
+/// are equal.
 pub(super) const UNKNOWN: u16 = u16::MAX;
 
-/// Where a key parts from the one before it: how many bytes they share, or `UNKNOWN`, and its own byte behind those.
-type Turn = (u16, u8);
+/// Where a key differs from the key before it: the number of bytes that both share, or `UNKNOWN`, and the key's next
+/// byte.
+type KeyDifference = (u16, u8);
 
-/// Where the second of two keys, the greater one, parts from the first.
-pub(super) fn turn(before: &[u8], key: &[u8]) -> Turn {
-    let shared = common(before, key);
-    (short(shared), key[shared])
+/// Returns where `key` differs from `before`, which is less.
+pub(super) fn difference(before: &[u8], key: &[u8]) -> KeyDifference {
+    let shared = common_prefix_len(before, key);
+    (saturate(shared), key[shared])
 }
 
-/// As `turn`, as far as the heads of the keys behind `prefix` tell.
-fn turn_of_heads(before: Head, head: Head, prefix: u16) -> Turn {
+/// Returns where a key differs from the one before it, if the heads of both tell. The heads start at `prefix`.
+fn difference_of_heads(before: KeyHead, head: KeyHead, prefix: u16) -> KeyDifference {
     let shared = (before ^ head).leading_zeros() / 8;
-    // Where they differ, the byte is above another one, so it is none of the zeros behind the end of a short key. But the
-    // key before may have ended among zeros that the other one really has.
+    // The byte where the heads differ belongs to the key: it is above another byte, so it is no padding. But the key
+    // before may end earlier, in padding that equals zeros of this key.
     let may_have_ended = shared > 0 && before << (8 * (shared - 1)) == 0;
     match head.to_be_bytes().get(shared as usize) {
-        Some(&turn) if !may_have_ended => (prefix.saturating_add(shared as u16), turn),
+        Some(&byte) if !may_have_ended => (prefix.saturating_add(shared as u16), byte),
         _ => (UNKNOWN, 0),
     }
 }
 
-/// A place in a leaf for a key, and where the key there parts from this one, as far as a search learnt that.
-struct Found {
+/// The result of a search in a leaf.
+struct InsertPosition {
+    /// The slot that the key belongs in.
     at: usize,
-    /// How many bytes the key shares with the one before the place.
-    before: Option<usize>,
-    behind: Option<Turn>,
+    /// How many bytes the key shares with the key before `at`, if the search read that key.
+    shared_before: Option<usize>,
+    /// Where the key at `at` differs from the key that was searched for, if the search found out.
+    next: Option<KeyDifference>,
 }
 
-impl From<usize> for Found {
+impl From<usize> for InsertPosition {
     fn from(at: usize) -> Self {
-        Self { at, before: None, behind: None }
+        Self { at, shared_before: None, next: None }
     }
 }
 
+/// A leaf of up to `L` ids.
 #[derive(Clone)]
 #[repr(C)]
 pub(super) struct Leaf<const L: usize> {
-    // First, to lie in one cache line with the node's stamp and the first heads.
+    // These come first, to lie in one cache line with the node's header and the first heads.
     pub(super) len: u16,
+    /// All keys of the leaf share so many bytes. The heads start behind them.
     pub(super) prefix: u16,
-    pub(super) fenced: u16,
-    /// Where the last insertion was.
-    pub(super) last: u16,
-    /// The last bytes of the prefix, as many as there are, right-aligned.
-    pub(super) lead: [u8; LEAD],
-    pub(super) heads: [Head; L],
-    pub(super) ids: [u32; L],
-    /// How many bytes the key of a slot shares with the one before it, or `UNKNOWN`.
+    /// The separators left and right of the leaf share at least so many bytes.
+    pub(super) fence_prefix: u16,
+    /// The slot of the last insertion.
+    pub(super) last_insert: u16,
+    /// The last bytes of the prefix, right-aligned.
+    pub(super) prefix_tail: [u8; PREFIX_TAIL],
+    pub(super) heads: [KeyHead; L],
+    pub(super) ids: [EntryId; L],
+    /// How many bytes each key shares with the key before it, or `UNKNOWN`.
     pub(super) shared: [u16; L],
-    /// The byte that follows those, if they are known.
-    pub(super) turns: [u8; L],
+    /// Each key's first byte behind those, if their number is known.
+    pub(super) next_bytes: [u8; L],
 }
 
 impl<const L: usize> Leaf<L> {
-    pub(super) fn one(key: &[u8], id: u32) -> Self {
+    /// Makes a leaf of one entry, which is the whole tree.
+    pub(super) fn single(key: &[u8], id: EntryId) -> Self {
         let mut leaf = Self::empty(0);
         leaf.len = 1;
-        leaf.set_prefix(short(key.len()), key);
-        leaf.heads[0] = head(key, usize::from(leaf.prefix));
+        leaf.set_prefix(saturate(key.len()), key);
+        leaf.heads[0] = key_head(key, usize::from(leaf.prefix));
         leaf.ids[0] = id;
         leaf
     }
 
-    fn empty(fenced: u16) -> Self {
-        let (heads, ids, shared, turns) = ([UNUSED; L], [0; L], [UNKNOWN; L], [0; L]);
-        Self { len: 0, prefix: 0, fenced, last: 0, lead: [0; LEAD], heads, ids, shared, turns }
+    fn empty(fence_prefix: u16) -> Self {
+        Self {
+            len: 0,
+            prefix: 0,
+            fence_prefix,
+            last_insert: 0,
+            prefix_tail: [0; PREFIX_TAIL],
+            heads: [UNUSED; L],
+            ids: [EntryId::default(); L],
+            shared: [UNKNOWN; L],
+            next_bytes: [0; L],
+        }
     }
 
-    /// Sets how many bytes are skipped, which any key in the leaf begins with.
+    /// Sets the length of the prefix. `witness` is a key that starts with it.
     fn set_prefix(&mut self, prefix: u16, witness: &[u8]) {
         self.prefix = prefix;
-        let kept = usize::from(prefix).min(LEAD);
-        self.lead[LEAD - kept..].copy_from_slice(&witness[usize::from(prefix) - kept..usize::from(prefix)]);
+        let kept = usize::from(prefix).min(PREFIX_TAIL);
+        self.prefix_tail[PREFIX_TAIL - kept..]
+            .copy_from_slice(&witness[usize::from(prefix) - kept..usize::from(prefix)]);
     }
 
-    /// A leaf of these ids, at least one and in order, between separators that share `fenced` bytes.
-    pub(super) fn of(keys: &impl Keys, ids: &[u32], fenced: u16) -> Self {
-        let mut leaf = Self::empty(fenced);
+    /// Makes a leaf of `ids`, which are in order and not empty, between separators that share `fence_prefix` bytes.
+    pub(super) fn from_ids(keys: &impl Keys, ids: &[EntryId], fence_prefix: u16) -> Self {
+        let mut leaf = Self::empty(fence_prefix);
         leaf.len = ids.len() as u16;
         leaf.ids[..ids.len()].copy_from_slice(ids);
-        leaf.set_prefix(best_prefix(leaf.shared_by_all(keys), fenced), keys.key(ids[0]));
-        leaf.rehead(keys);
+        leaf.set_prefix(best_prefix(leaf.shared_by_all(keys), fence_prefix), keys.key(ids[0]));
+        leaf.update_heads(keys);
         let mut before = keys.key(ids[0]);
         for (slot, &id) in ids.iter().enumerate().skip(1) {
             let key = keys.key(id);
-            (leaf.shared[slot], leaf.turns[slot]) = turn(before, key);
+            (leaf.shared[slot], leaf.next_bytes[slot]) = difference(before, key);
             before = key;
         }
         leaf
@@ -109,224 +131,240 @@ impl<const L: usize> Leaf<L> {
         usize::from(self.len)
     }
 
-    pub(super) fn ids(&self) -> &[u32] {
+    pub(super) fn ids(&self) -> &[EntryId] {
         &self.ids[..self.len()]
     }
 
-    /// How many keys are before `cut`, which shares `known` bytes of the prefix for sure.
+    /// Returns the number of keys before `boundary`, which shares at least `known` bytes of the prefix.
     #[inline]
-    pub(super) fn rank(&self, keys: &impl Keys, cut: Cut<'_>, known: u16) -> usize {
-        self.find(keys, cut, known).at
+    pub(super) fn rank(&self, keys: &impl Keys, boundary: Boundary<'_>, known: u16) -> usize {
+        self.find(keys, boundary, known).at
     }
 
     #[inline]
-    fn find(&self, keys: &impl Keys, cut: Cut<'_>, known: u16) -> Found {
-        let head = head(cut.key, usize::from(self.prefix));
-        let below = below(&self.heads, head);
+    fn find(&self, keys: &impl Keys, boundary: Boundary<'_>, known: u16) -> InsertPosition {
+        let head = key_head(boundary.key, usize::from(self.prefix));
+        let below = count_below(&self.heads, head);
         let ids = self.ids();
         if self.prefix > known {
             let Some(&witness) = ids.first() else { return 0.into() };
             let unknown = usize::from(self.prefix - known);
-            let lead = self.lead.get(LEAD.wrapping_sub(unknown)..);
-            match against(cut.key, lead.unwrap_or_else(|| &keys.key(witness)[known.into()..self.prefix.into()]), known)
-            {
+            let tail = self.prefix_tail.get(PREFIX_TAIL.wrapping_sub(unknown)..);
+            let rest = tail.unwrap_or_else(|| &keys.key(witness)[known.into()..self.prefix.into()]);
+            match cmp_prefix(boundary.key, rest, known) {
                 Ordering::Less => return 0.into(),
                 Ordering::Equal => {}
                 Ordering::Greater => return ids.len().into(),
             }
         }
         let tied = self.heads[below..ids.len()].iter().take_while(|&&other| other == head).count();
-        if tied == 0 { below.into() } else { self.find_among(keys, cut, below, below + tied) }
+        if tied == 0 { below.into() } else { self.find_among(keys, boundary, below, below + tied) }
     }
 
-    /// Finds the place of a key in the slots from `first` to `end`, whose heads are equal to its own.
-    fn find_among(&self, keys: &impl Keys, Cut { key, after }: Cut<'_>, first: usize, end: usize) -> Found {
-        // How many bytes `key` shares with that of the slot before, which is below it.
+    /// Searches the slots from `first` to `end`, whose heads equal that of the key.
+    fn find_among(
+        &self,
+        keys: &impl Keys,
+        Boundary { key, is_after }: Boundary<'_>,
+        first: usize,
+        end: usize,
+    ) -> InsertPosition {
+        // How many bytes `key` shares with that of the slot before, which is less.
         let mut before = None;
         for at in first..end {
-            let (shared, turn) = (self.shared[at], self.turns[at]);
+            let (shared, next) = (self.shared[at], self.next_bytes[at]);
             let known = before.filter(|_| shared != UNKNOWN).map(|before| usize::from(shared).cmp(&before));
             let ours = before.and_then(|before| key.get(before));
             match known {
-                // This one still goes with the one before it where the key already went past that.
+                // This key is still like the one before it where `key` is already greater.
                 Some(Ordering::Greater) => continue,
-                Some(Ordering::Equal) if ours > Some(&turn) => continue,
-                // This one went further than the key does.
-                Some(Ordering::Less) => return Found { at, before, behind: Some((shared, turn)) },
-                Some(Ordering::Equal) if ours < Some(&turn) => {
-                    return Found { at, before, behind: Some((shared, turn)) };
+                Some(Ordering::Equal) if ours > Some(&next) => continue,
+                // This key is greater than the one before it where `key` is still like that.
+                Some(Ordering::Less) => {
+                    return InsertPosition { at, shared_before: before, next: Some((shared, next)) };
+                }
+                Some(Ordering::Equal) if ours < Some(&next) => {
+                    return InsertPosition { at, shared_before: before, next: Some((shared, next)) };
                 }
                 _ => {}
             }
             let other = keys.key(self.ids[at]);
-            let shared = common(key, other);
+            let shared = common_prefix_len(key, other);
             match (key.get(shared), other.get(shared)) {
-                (None, None) if !after => return at.into(),
-                (ours, Some(&turn)) if ours < Some(&turn) => {
-                    return Found { at, before, behind: Some((short(shared), turn)) };
+                (None, None) if !is_after => return at.into(),
+                (ours, Some(&next)) if ours < Some(&next) => {
+                    return InsertPosition { at, shared_before: before, next: Some((saturate(shared), next)) };
                 }
                 _ => before = Some(shared),
             }
         }
-        Found { at: end, before, behind: None }
+        InsertPosition { at: end, shared_before: before, next: None }
     }
 
     #[inline]
-    pub(super) fn insert(&mut self, keys: &impl Keys, key: &[u8], id: u32) -> Result<(), Full> {
-        let Found { at, before, behind } = self.find(keys, Cut { key, after: false }, self.fenced);
+    pub(super) fn insert(&mut self, keys: &impl Keys, key: &[u8], id: EntryId) -> Result<(), NodeFull> {
+        let InsertPosition { at, shared_before, next } =
+            self.find(keys, Boundary { key, is_after: false }, self.fence_prefix);
         let len = self.len();
         if len == L {
-            return Err(Full { at });
+            return Err(NodeFull { at });
         }
-        // Only before and behind all others can it be that a key does not share the prefix.
-        if self.prefix > self.fenced && (at == 0 || at == len) {
+        // A key between two others shares the prefix with them. One before or after all others may not.
+        if self.prefix > self.fence_prefix && (at == 0 || at == len) {
             let witness = keys.key(self.ids[at.min(len - 1)]);
-            self.lower(common(key, witness), witness);
+            self.shorten_prefix(common_prefix_len(key, witness), witness);
         }
-        // Heads that say nothing of a place are different there, now that all share the prefix.
-        let head = head(key, usize::from(self.prefix));
-        let turns = |before: usize, shared: Option<usize>| match shared {
-            Some(shared) => (short(shared), key[shared]),
-            None => turn_of_heads(self.heads[before], head, self.prefix),
+        // Where the search compared no whole keys, the heads on both sides differ from this one, as all share the
+        // prefix.
+        let head = key_head(key, usize::from(self.prefix));
+        let ours = match (at.checked_sub(1), shared_before) {
+            (None, _) => (UNKNOWN, 0),
+            (Some(_), Some(shared)) => (saturate(shared), key[shared]),
+            (Some(before), None) => difference_of_heads(self.heads[before], head, self.prefix),
         };
-        let ours = at.checked_sub(1).map_or((UNKNOWN, 0), |last| turns(last, before));
         if at < len {
-            (self.shared[at], self.turns[at]) = match behind {
-                Some(turn) => turn,
-                None => turn_of_heads(head, self.heads[at], self.prefix),
+            (self.shared[at], self.next_bytes[at]) = match next {
+                Some(difference) => difference,
+                None => difference_of_heads(head, self.heads[at], self.prefix),
             };
         }
         insert_at(&mut self.heads, len, at, head);
         insert_at(&mut self.ids, len, at, id);
         insert_at(&mut self.shared, len, at, ours.0);
-        insert_at(&mut self.turns, len, at, ours.1);
+        insert_at(&mut self.next_bytes, len, at, ours.1);
         self.len += 1;
-        self.last = at as u16;
+        self.last_insert = at as u16;
         Ok(())
     }
 
     /// Removes `id`, whose key is `key`.
-    pub(super) fn remove(&mut self, key: &[u8], id: u32) {
-        let below = below(&self.heads, head(key, usize::from(self.prefix)));
+    pub(super) fn remove(&mut self, key: &[u8], id: EntryId) {
+        let below = count_below(&self.heads, key_head(key, usize::from(self.prefix)));
         let len = self.len();
         let found = self.ids[below..len].iter().position(|&other| other == id);
         let at = below + found.expect("what is removed is there");
         if at + 1 < len {
-            // The next one parts from the one before where this one did, unless it does so earlier.
+            // The next key differs from the one before `key` where `key` does, or where it differs from `key`: at the
+            // earlier of the two.
             let (ours, next) = (self.shared[at], self.shared[at + 1]);
             if ours == UNKNOWN || next == UNKNOWN {
                 self.shared[at + 1] = UNKNOWN;
             } else if ours < next {
-                (self.shared[at + 1], self.turns[at + 1]) = (ours, self.turns[at]);
+                (self.shared[at + 1], self.next_bytes[at + 1]) = (ours, self.next_bytes[at]);
             }
         }
         self.heads.copy_within(at + 1..len, at);
         self.ids.copy_within(at + 1..len, at);
         self.shared.copy_within(at + 1..len, at);
-        self.turns.copy_within(at + 1..len, at);
+        self.next_bytes.copy_within(at + 1..len, at);
         self.heads[len - 1] = UNUSED;
         self.len -= 1;
     }
 
-    /// The place in the middle half of a full leaf where neighbours have the least in common, as far as heads tell.
+    /// Returns the slot in the middle half of a full leaf whose key shares the least with the key before it, as far as
+    /// heads tell.
     ///
-    /// So leaves end where groups of keys do (prefix B-trees do that for short separators: Bayer and Unterauer, TODS
-    /// 1977), and their keys share more: heads that start within the name of one group tell nothing apart in another.
-    pub(super) fn border(&self) -> usize {
+    /// So leaves end where groups of keys do, and their keys share more: heads that start within the name of one group
+    /// tell nothing apart in another. (Prefix B-trees do that for short separators: Bayer and Unterauer, TODS 1977.)
+    pub(super) fn group_boundary(&self) -> usize {
         let middle = L / 2;
         let shared = |at: usize| (self.heads[at - 1] ^ self.heads[at]).leading_zeros() / 8;
-        let places = quarter(L)..=L - quarter(L);
-        places.min_by_key(|&at| (shared(at), at.abs_diff(middle))).unwrap_or(middle)
+        let slots = small_limit(L)..=L - small_limit(L);
+        slots.min_by_key(|&at| (shared(at), at.abs_diff(middle))).unwrap_or(middle)
     }
 
-    /// A leaf of the ids from `from` on.
+    /// Returns a leaf of the ids from `from` on.
     pub(super) fn tail(&self, from: usize) -> Self {
         let len = self.len();
-        let mut tail = Self { len: (len - from) as u16, last: self.last.saturating_sub(from as u16), ..*self };
+        let last_insert = self.last_insert.saturating_sub(from as u16);
+        let mut tail = Self { len: (len - from) as u16, last_insert, ..*self };
         tail.heads.copy_within(from..len, 0);
         tail.heads[len - from..].fill(UNUSED);
         tail.ids.copy_within(from..len, 0);
         tail.shared.copy_within(from..len, 0);
-        tail.turns.copy_within(from..len, 0);
+        tail.next_bytes.copy_within(from..len, 0);
         tail
     }
 
-    /// Forgets the ids from `len` on.
+    /// Drops the ids from `len` on.
     pub(super) fn truncate(&mut self, len: usize) {
         self.heads[len..].fill(UNUSED);
         self.len = len as u16;
     }
 
-    /// Takes over all that is in the leaf `right` of this one. Neither is empty.
+    /// Adds the ids of the next leaf, `right`. Neither leaf is empty.
     pub(super) fn append(&mut self, keys: &impl Keys, right: &Self) {
         let mut right = right.clone();
         let (first, last) = (keys.key(self.ids[0]), keys.key(right.ids[right.len() - 1]));
-        let shared = common(first, last).min(usize::from(right.prefix));
-        self.lower(shared, first);
-        right.lower(usize::from(self.prefix), last);
-        (right.shared[0], right.turns[0]) = turn(keys.key(self.ids[self.len() - 1]), keys.key(right.ids[0]));
+        let shared = common_prefix_len(first, last).min(usize::from(right.prefix));
+        self.shorten_prefix(shared, first);
+        right.shorten_prefix(usize::from(self.prefix), last);
+        (right.shared[0], right.next_bytes[0]) = difference(keys.key(self.ids[self.len() - 1]), keys.key(right.ids[0]));
         let (from, to) = (self.len(), self.len() + right.len());
         self.heads[from..to].copy_from_slice(&right.heads[..right.len()]);
         self.ids[from..to].copy_from_slice(right.ids());
         self.shared[from..to].copy_from_slice(&right.shared[..right.len()]);
-        self.turns[from..to].copy_from_slice(&right.turns[..right.len()]);
+        self.next_bytes[from..to].copy_from_slice(&right.next_bytes[..right.len()]);
         self.len = to as u16;
-        self.fenced = self.fenced.min(right.fenced);
+        self.fence_prefix = self.fence_prefix.min(right.fence_prefix);
     }
 
-    /// Learns that the separators around share at least `fenced` bytes, at a time when the leaf changed much.
-    pub(super) fn fence(&mut self, keys: &impl Keys, fenced: u16) {
-        self.fenced = self.fenced.max(fenced);
-        if wasted(&self.heads[..self.len()]) >= 2 {
-            let prefix = best_prefix(self.shared_by_all(keys), self.fenced);
+    /// Notes that the separators around share at least `fence_prefix` bytes. Called after a large change of the leaf,
+    /// so it also makes the prefix longer if the heads waste much of their bytes.
+    pub(super) fn raise_fence_prefix(&mut self, keys: &impl Keys, fence_prefix: u16) {
+        self.fence_prefix = self.fence_prefix.max(fence_prefix);
+        if shared_by_heads(&self.heads[..self.len()]) >= 2 {
+            let prefix = best_prefix(self.shared_by_all(keys), self.fence_prefix);
             if prefix > self.prefix {
                 self.set_prefix(prefix, keys.key(self.ids[0]));
-                self.rehead(keys);
+                self.update_heads(keys);
             }
         }
     }
 
-    /// How many bytes all keys share.
+    /// Returns the number of bytes that all keys share.
     fn shared_by_all(&self, keys: &impl Keys) -> u16 {
         match self.ids() {
             [] => 0,
-            &[id] => short(keys.key(id).len()),
-            &[first, .., last] => short(common(keys.key(first), keys.key(last))),
+            &[id] => saturate(keys.key(id).len()),
+            &[first, .., last] => saturate(common_prefix_len(keys.key(first), keys.key(last))),
         }
     }
 
-    fn rehead(&mut self, keys: &impl Keys) {
+    /// Computes all heads from the keys.
+    fn update_heads(&mut self, keys: &impl Keys) {
         let len = self.len();
         for &id in self.ids() {
             keys.prefetch(id);
         }
         for (slot, &id) in self.heads[..len].iter_mut().zip(&self.ids) {
-            *slot = head(keys.key(id), usize::from(self.prefix));
+            *slot = key_head(keys.key(id), usize::from(self.prefix));
         }
     }
 
-    /// Shortens the prefix to what is `shared` with some key, if that is less.
-    fn lower(&mut self, shared: usize, witness: &[u8]) {
+    /// Shortens the prefix to `shared` bytes, if it is longer. `witness` is a key that starts with the old prefix.
+    fn shorten_prefix(&mut self, shared: usize, witness: &[u8]) {
         if shared < usize::from(self.prefix) {
-            let prefix = short(shared);
+            let prefix = saturate(shared);
             let len = self.len();
-            lower(&mut self.heads[..len], self.prefix - prefix, prefix, witness);
+            move_heads_back(&mut self.heads[..len], self.prefix - prefix, prefix, witness);
             self.set_prefix(prefix, witness);
         }
     }
 }
 
-/// How many bytes the first and last of the heads in use share.
-fn wasted(heads: &[Head]) -> usize {
+/// Returns the number of bytes that all these heads share.
+fn shared_by_heads(heads: &[KeyHead]) -> usize {
     let (Some(first), Some(last)) = (heads.first(), heads.last()) else { return 0 };
     (first ^ last).leading_zeros() as usize / 8
 }
 
-/// Lets heads start earlier, at `prefix`. The bytes come from a `witness`, which shares what they skipped so far.
-fn lower(heads: &mut [Head], by: u16, prefix: u16, witness: &[u8]) {
+/// Makes heads start `by` bytes earlier, at `prefix`. `witness` is a key that starts with the bytes they skipped so
+/// far.
+fn move_heads_back(heads: &mut [KeyHead], by: u16, prefix: u16, witness: &[u8]) {
     let shift = 8 * u32::from(by);
-    let (lead, kept) = (head(witness, usize::from(prefix)), Head::MAX.checked_shr(shift).unwrap_or(0));
+    let (start, kept) = (key_head(witness, usize::from(prefix)), KeyHead::MAX.checked_shr(shift).unwrap_or(0));
     for head in heads {
-        *head = lead & !kept | head.checked_shr(shift).unwrap_or(0);
+        *head = start & !kept | head.checked_shr(shift).unwrap_or(0);
     }
 }

@@ -1,36 +1,36 @@
-//! The alignment of values that are handed out.
+//! The alignment of values that are returned as [`Bytes`].
 //!
 //! Stream engines scan and then read values in place, with `rkyv::access` on the `Bytes`. That fails for a value at the
-//! wrong address, so every value that leaves this crate as `Bytes` starts at a multiple of [`VALUE_ALIGNMENT`].
+//! wrong address. So every value that leaves this crate as `Bytes` starts at a multiple of [`VALUE_ALIGNMENT`].
 //!
-//! # Why this and not the other way
+//! # Why
 //!
-//! Nothing promises an alignment: `Box<[u8]>` and `Vec<u8>` promise 1, `Arc<[u8]>` 8. But nearly every allocator aligns
-//! blocks of 16 bytes and more to 16, and many all blocks, so a plain copy is made first and its address checked. Only
-//! where that fails, the value is copied once more into a buffer that asks for the alignment. That costs 1 to 4 ns more
-//! than a plain copy. An aligned array that owns itself ([`Bytes::from_owner`] with ten size classes) took 1.4 to 2.2
-//! times as long.
+//! No common container guarantees the alignment: `Box<[u8]>` and `Vec<u8>` guarantee 1, `Arc<[u8]>` 8. But nearly every
+//! allocator aligns blocks of 16 bytes and more to 16, and many align all blocks. So a plain copy is made first and its
+//! address checked. Only if that fails, the value is copied once more into a buffer that requests the alignment. That
+//! costs 1 to 4 ns more than a plain copy. An aligned array that owns itself ([`Bytes::from_owner`] with ten size
+//! classes) took 1.4 to 2.2 times as long.
 
 use bytes::Bytes;
 use rkyv::util::AlignedVec;
 
-/// The alignment in memory of every non-empty value that is handed out as [`Bytes`].
+/// The alignment in memory of every non-empty value that is returned as [`Bytes`].
 pub const VALUE_ALIGNMENT: usize = AlignedVec::<16>::ALIGNMENT;
 
-/// Returns `true` if `bytes` may be handed out as a value where they lie.
+/// Returns `true` if `bytes` can be returned as a value in place.
 #[inline]
 pub(crate) fn is_aligned(bytes: &[u8]) -> bool {
     bytes.as_ptr().addr() % VALUE_ALIGNMENT == 0 || bytes.is_empty()
 }
 
-/// Returns `value` itself if it is aligned, else an aligned copy.
+/// Returns `value` itself if it is aligned, or an aligned copy.
 #[inline]
 pub(crate) fn aligned(value: Bytes) -> Bytes {
     if is_aligned(&value) {
         return value;
     }
     let copy = copy_again(&value);
-    // Now, for its destructor may panic: then the copy is dropped, too.
+    // Dropped only now, because its destructor may panic. In that case the copy is dropped too.
     drop(value);
     copy
 }
@@ -39,15 +39,15 @@ pub(crate) fn aligned(value: Bytes) -> Bytes {
 #[inline]
 pub(crate) fn aligned_copy(value: &[u8]) -> Bytes {
     let copy = Box::<[u8]>::from(value);
-    // Checked before it becomes a handle, which then need not ask whether the address is even.
+    // The address is checked before the copy becomes a handle, which then need not check whether the address is even.
     if copy.as_ptr().addr() % VALUE_ALIGNMENT == 0 { Bytes::from(copy) } else { copy_again(value) }
 }
 
-/// Returns a copy in a buffer that asks for the alignment.
+/// Returns a copy in a buffer that requests the alignment.
 #[cold]
 #[inline(never)]
 fn copy_again(value: &[u8]) -> Bytes {
-    /// A value that owns itself: one allocation where a buffer takes two.
+    /// A short value that owns itself, with one allocation instead of two.
     #[repr(align(16))]
     struct Short([u8; 16], usize);
 

@@ -1,16 +1,16 @@
-//! Ranges of keys: [`KeyBounds`], which the contract takes, and [`KeyRange`], which callers write.
+//! Ranges of keys: [`KeyBounds`], which the contract of stores uses, and [`KeyRange`], which callers write.
 
 use std::ops::{Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
-use crate::MAX_KEY_LEN;
+use crate::limits::MAX_KEY_LEN;
 
-/// A pair of bounds over keys: where a range starts and where it ends.
+/// The start and the end of a range of keys.
 pub type KeyBounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
 /// The bounds of all keys.
 pub(crate) const ALL_KEYS: KeyBounds<'static> = (Bound::Unbounded, Bound::Unbounded);
 
-/// Sorts after every key there can be, so that a `Range` can say "to the end".
+/// A byte string that sorts after every key. It stands for "to the end" in a `Range`.
 pub(crate) static BEYOND_EVERY_KEY: [u8; MAX_KEY_LEN + 1] = [0xFF; MAX_KEY_LEN + 1];
 
 mod sealed {
@@ -75,6 +75,7 @@ key_range! {
     [R: KeyRange + ?Sized] &R: |self| (**self).bounds();
 }
 
+/// Returns a bound as one over a slice.
 fn as_slice<K: AsRef<[u8]>>(bound: &Bound<K>) -> Bound<&[u8]> {
     bound.as_ref().map(AsRef::as_ref)
 }
@@ -87,21 +88,23 @@ pub(crate) struct OwnedBounds {
 }
 
 impl OwnedBounds {
+    /// Copies `bounds`.
     pub(crate) fn copy_of((start, end): KeyBounds<'_>) -> Self {
         Self { start: start.map(<[u8]>::to_vec), end: end.map(<[u8]>::to_vec) }
     }
 
+    /// Returns the bounds as borrowed ones.
     pub(crate) fn get(&self) -> KeyBounds<'_> {
         (as_slice(&self.start), as_slice(&self.end))
     }
 
-    /// Moves the start behind `key`.
+    /// Moves the start to just behind `key`.
     pub(crate) fn start_after(&mut self, key: &[u8]) {
         self.start = Bound::Excluded(key.to_vec());
     }
 }
 
-/// Returns `true` if the end comes before the start, so that no key can match.
+/// Returns `true` if the bounds are inverted, so that no key can match.
 pub(crate) fn is_inverted(range: KeyBounds<'_>) -> bool {
     match range {
         (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
@@ -120,7 +123,7 @@ pub(crate) fn is_before_start(start: Bound<&[u8]>, key: &[u8]) -> bool {
     }
 }
 
-/// Returns `true` if `key` does not lie behind a range that ends at `end`.
+/// Returns `true` if `key` lies before the end of a range that ends at `end`.
 #[inline]
 pub(crate) fn is_before_end(end: Bound<&[u8]>, key: &[u8]) -> bool {
     match end {
@@ -135,7 +138,7 @@ pub(crate) fn half_open<'a>(range: Range<&'a [u8]>) -> KeyBounds<'a> {
     (Bound::Included(range.start), Bound::Excluded(range.end))
 }
 
-/// Returns the smallest byte string that sorts after every key with this prefix, or `None` if nothing does.
+/// Returns the smallest byte string that sorts after every key with this prefix, or `None` if there is none.
 pub(crate) fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
     let kept = prefix.iter().rposition(|&byte| byte != 0xFF)?;
     let mut end = prefix[..=kept].to_vec();

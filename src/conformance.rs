@@ -73,7 +73,7 @@ mod walk;
 use std::error::Error;
 use std::fmt;
 
-use crate::StateStore;
+use crate::store::StateStore;
 
 pub use rule::Rule;
 use run::Subject;

@@ -1,10 +1,10 @@
-//! [`StateError`]: everything that can go wrong, with the numbers a person needs to act on it.
+//! [`StateError`]: every error of this crate, with the numbers a person needs to act on it.
 
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::Fingerprint;
+use crate::fingerprint::Fingerprint;
 
 /// The error of every fallible operation of this crate.
 ///
@@ -62,7 +62,7 @@ pub enum StateError {
         problem: &'static str,
     },
 
-    /// A value could not be turned into archived bytes.
+    /// A value could not be archived.
     #[error(
         "the value for the key `{key}` (bytes: {key_len}) cannot be written, because `Serialize` of `{type_name}` failed; \
          look for a part of it that can fail, such as a snapshot beyond 2 GiB or a cycle of shared pointers"
@@ -76,17 +76,17 @@ pub enum StateError {
         type_name: &'static str,
     },
 
-    /// Entries handed over as sorted are not strictly ascending by key.
+    /// Entries that should be sorted are not in strictly ascending order of keys.
     #[error(
         "entry {index} does not sort after the one before it; hand over entries in strictly ascending byte order of \
          their keys, or collect them with `FromIterator`, which sorts"
     )]
     NotSorted {
-        /// Position of the first offending entry, counted from 0.
+        /// Index of the first entry that is out of order, counted from 0.
         index: usize,
     },
 
-    /// The bytes do not start as an image does.
+    /// The bytes do not start like an image.
     #[error("the bytes start with `{}`, an image starts with `{}`; this is some other file", found.escape_ascii(), expected.escape_ascii())]
     NotAnImage {
         /// The first bytes, at most eight.
@@ -104,7 +104,7 @@ pub enum StateError {
         supported: u16,
     },
 
-    /// The image ends before it is complete.
+    /// The image is cut short.
     #[error("the image has {len} bytes where at least {needed} are needed; it was cut short, use an older checkpoint")]
     Truncated {
         /// Number of bytes there are.
@@ -113,7 +113,7 @@ pub enum StateError {
         needed: u64,
     },
 
-    /// The image does not end as images do.
+    /// The image does not end like an image.
     #[error(
         "the {len} bytes start as an image but do not end as one; they were cut short or something was appended, use \
          another copy or an older checkpoint"
@@ -131,7 +131,7 @@ pub enum StateError {
     ChecksumMismatch {
         /// The damaged part.
         part: &'static str,
-        /// Where that part starts, in bytes from the start of the image.
+        /// The offset of that part, in bytes from the start of the image.
         offset: u64,
         /// The checksum in the image.
         stored: u64,
@@ -139,21 +139,21 @@ pub enum StateError {
         computed: u64,
     },
 
-    /// A part of an image breaks a rule of the format although its checksum may be right.
+    /// A part of an image breaks a rule of the format, although its checksum may match.
     #[error(
         "the {part} at byte {offset} of the image is malformed: {problem} (found {found}, expected {expected}); whoever \
          wrote it did not follow the format, use another copy"
     )]
     Malformed {
-        /// The offending part.
+        /// The malformed part.
         part: &'static str,
-        /// Where that part starts, in bytes from the start of the image.
+        /// The offset of that part, in bytes from the start of the image.
         offset: u64,
         /// The rule that is broken.
         problem: &'static str,
         /// The number that was found.
         found: u64,
-        /// The number that the rule asks for.
+        /// The number that the rule requires.
         expected: u64,
     },
 
@@ -166,12 +166,12 @@ pub enum StateError {
         max: u32,
     },
 
-    /// A function that assigns keys to slices named one that does not exist.
+    /// A function that assigns keys to slices returned a slice that does not exist.
     #[error("the key `{key}` was assigned to slice {slice}, but there are {slices}, counted from 0; fix the function")]
     NoSuchSlice {
         /// The start of the key, as text with escapes.
         key: String,
-        /// The slice it was assigned to.
+        /// The slice that the function returned.
         slice: usize,
         /// The number of slices.
         slices: usize,
@@ -183,53 +183,52 @@ pub enum StateError {
         listed(keys, *conflicts)
     )]
     ConflictingKeys {
-        /// The starts of the first of these keys, at most eight, as text with escapes.
+        /// The starts of the first such keys, at most eight, as text with escapes.
         keys: Vec<String>,
-        /// How many such keys there are. (Where entries are read one by one, those found until then: 1.)
+        /// The number of such keys. It is 1 if entries are read one by one.
         conflicts: usize,
     },
 
-    /// Whoever watched the progress of an operation told it to stop.
+    /// An operation was stopped by its progress callback.
     #[error("the operation was cancelled after {bytes} bytes, as its progress callback asked")]
     Cancelled {
-        /// How many bytes had been read or written. Those written are not a complete image.
+        /// The number of bytes read or written. Bytes written so far are not a complete image.
         bytes: u64,
     },
 
-    /// The image is sound, but holds something else than what was asked for.
+    /// The image is sound, but of another kind than the one asked for.
     #[error(
         "the image holds a {found}, expected a {expected}; open it as a `StateSnapshot`, a `StateDelta` or a \
          `GroupedImage`, whichever it is"
     )]
     UnexpectedKind {
-        /// Kind of the image.
+        /// Kind of the image found.
         found: &'static str,
         /// Kind that was asked for.
         expected: &'static str,
     },
 
-    /// A delta was to be applied to other contents than those it was taken against, or composed with a delta that it
-    /// does not follow.
+    /// A delta was applied to contents other than its base, or composed with a delta that it does not follow.
     #[error(
         "the contents have fingerprint {found}, the delta was taken against contents with fingerprint {expected}; apply \
          and compose the deltas of a chain in order, none left out, beginning at the snapshot the first was taken against"
     )]
     WrongBase {
-        /// The fingerprint of the contents at hand, or of those that the delta before leads to.
+        /// The fingerprint of the contents at hand, or of the contents after the delta before.
         found: Fingerprint,
         /// The fingerprint of the contents that the delta was taken against.
         expected: Fingerprint,
     },
 
-    /// A delta is not what its own fingerprints say, although its base is the right one.
+    /// A delta contradicts itself or its base, although the base has the right fingerprint.
     #[error(
         "the delta does not fit the contents that it says it was taken against: {problem} (at the key `{key}`, bytes: \
          {key_len}); whoever wrote it did not follow the format, use another copy or a full image"
     )]
     InconsistentDelta {
-        /// Description of what does not fit.
+        /// Description of the contradiction.
         problem: &'static str,
-        /// The start of the key where that shows, as text with escapes.
+        /// The start of the key where this was found, as text with escapes.
         key: String,
         /// Length of that key in bytes.
         key_len: usize,
@@ -242,14 +241,14 @@ pub enum StateError {
         name: String,
     },
 
-    /// A segment of an image is encoded in a way that this build does not know.
+    /// A segment of an image has an encoding that this build does not know.
     #[error(
         "the segment at byte {offset} of the image has codec {codec}, this build reads codec 0 (plain); update `opstate`"
     )]
     UnknownCodec {
         /// Number of the codec.
         codec: u8,
-        /// Where the segment starts, in bytes from the start of the image.
+        /// The offset of the segment, in bytes from the start of the image.
         offset: u64,
     },
 
@@ -258,7 +257,7 @@ pub enum StateError {
     WrongLabel {
         /// The part of the label that differs: `operator`, `job` or `user bytes`.
         part: &'static str,
-        /// The part as the label has it, as text with escapes.
+        /// The part in the label of the image, as text with escapes.
         found: String,
         /// The part that was asked for, as text with escapes.
         expected: String,
@@ -268,26 +267,26 @@ pub enum StateError {
     #[error("the image changed while it was read; write images to a new file and rename it over the old one")]
     ImageChanged,
 
-    /// Entries are longer, all together, than this machine can address.
+    /// The lengths of all entries add up to more than this machine can address.
     #[error(
         "the lengths of the entries add up to more than the address space of this machine; read the image on one of 64 bits"
     )]
     BeyondAddressSpace,
 
-    /// Reading or writing outside of memory failed. What was written so far is not a complete image.
+    /// Reading or writing outside of memory failed. Bytes written so far are not a complete image.
     #[error("input or output failed: {0}")]
     Io(#[from] io::Error),
 
-    /// Reading a file failed, or what it holds is damaged.
+    /// Reading a file failed, or its contents are damaged.
     #[error("`{}`: {source}", path.display())]
     File {
         /// Path of the file.
         path: PathBuf,
-        /// The error that reading it gave.
+        /// The error of reading the file.
         source: Box<StateError>,
     },
 
-    /// A store that is not part of this crate failed in its own way.
+    /// A store that is not part of this crate failed.
     #[error("the store failed: {0}")]
     Store(#[source] Box<dyn Error + Send + Sync>),
 }
@@ -305,7 +304,7 @@ impl StateError {
         Self::Store(cause.into())
     }
 
-    /// Names the file that the error is about, unless it names one already.
+    /// Adds the path of a file to an error, unless it has one already.
     #[cfg_attr(not(feature = "mmap"), allow(dead_code, reason = "only mapped images have a path"))]
     pub(crate) fn in_file(self, path: &Path) -> Self {
         match self {
@@ -315,11 +314,20 @@ impl StateError {
     }
 }
 
-/// The start of a key as text, for an error.
+/// Returns the value of a successful read, and panics with the error of a failed one.
+///
+/// Used by methods that have no error to return.
+#[track_caller]
+pub(crate) fn expect_sound<T>(result: Result<T, StateError>) -> T {
+    result.unwrap_or_else(|error| panic!("the snapshot cannot be read: {error}"))
+}
+
+/// Returns the start of a key as text with escapes, for error texts.
 pub(crate) fn shown(key: &[u8]) -> String {
     key[..key.len().min(32)].escape_ascii().to_string()
 }
 
+/// Returns a list of keys for an error text. It ends with `...` if there are more keys than `keys`.
 fn listed(keys: &[String], all: usize) -> String {
     let mut list: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
     if keys.len() < all {

@@ -1,4 +1,4 @@
-//! [`StateStoreExt`]: typed access, and whatever else needs generics, for every store.
+//! [`StateStoreExt`]: typed access, and all other generic methods, for every store.
 
 use std::ops::{Bound, ControlFlow};
 
@@ -7,11 +7,13 @@ use rkyv::seal::Seal;
 
 use crate::aligned::aligned_copy;
 use crate::bounds::{ALL_KEYS, KeyRange, with_prefix_bounds};
-use crate::scan::{TryScan, TypedScan};
+use crate::error::StateError;
+use crate::scan::{Scan, TryScan, TypedScan};
+use crate::snapshot::delta::StateDelta;
+use crate::store::{Deleted, StateStore};
 use crate::typed::{self, ReadValue, StateValue, ViewValue, WriteValue, decode};
-use crate::{Deleted, Scan, StateDelta, StateError, StateStore};
 
-/// Entries that [`StateStoreExt::drain_range`] removed.
+/// The entries that [`StateStoreExt::drain_range`] removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Drained {
@@ -23,11 +25,12 @@ pub struct Drained {
 
 /// Typed access and generic conveniences for every [`StateStore`], `dyn StateStore` included.
 ///
-/// Typed methods store values as rkyv archives and check the stored bytes against the type on every read. A value that does
-/// not validate, or has bytes that the type has no use for, is [`StateError::WrongType`]; so is one nested more than
-/// [`MAX_VALUE_DEPTH`](crate::MAX_VALUE_DEPTH) levels deep. The check proves that the bytes
-/// are *a* valid archive of the type, not that they were written as one: an `f64` can be read as a `u64`. Where a type
-/// may change, [say its version](#types-that-change).
+/// Typed methods store values as rkyv archives, and check the stored bytes against the type on every read. A value that
+/// does not validate, or has bytes that the type does not use, is [`StateError::WrongType`]. So is a value nested more
+/// than [`MAX_VALUE_DEPTH`](crate::MAX_VALUE_DEPTH) levels deep.
+///
+/// The check proves that the bytes are *a* valid archive of the type, not that they were written as one: an `f64` can
+/// be read as a `u64`. If a type may change, [store its version](#types-that-change).
 ///
 /// ```
 /// use opstate::{InMemoryStore, StateStore, StateStoreExt};
@@ -65,15 +68,15 @@ pub struct Drained {
 ///
 /// # Types that change
 ///
-/// An archive does not say what type it is of, so a struct with one more field cannot read what the old one wrote. Store an
-/// **enum of boxed versions** from the start: its archive is a tag and a pointer, eight bytes that stay the same however
-/// many versions are added behind the last.
+/// An archive does not record its type, so a struct with one more field cannot read archives of the old struct. Store
+/// an **enum of boxed versions** from the start. Its archive is a tag and a pointer: eight bytes that stay the same
+/// however many versions are added behind the last.
 ///
-/// - A new program reads every version, and brings it up to date by a `From`.
-/// - An old program that meets a newer version gets [`StateError::WrongType`], never a wrong value: the tag is unknown to
-///   it. The store is as it was.
-/// - Versions keep their order, their fields and their `Box`es for as long as there may be state that holds them.
-/// - State written as a plain struct is brought over once, entry by entry, when it is restored.
+/// - A new program reads every version, and converts it to the newest with a `From`.
+/// - An old program that meets a newer version gets [`StateError::WrongType`], never a wrong value, because it does not
+///   know the tag. The store is unchanged.
+/// - Versions keep their order, their fields and their `Box`es as long as there may be state that holds them.
+/// - State written as a plain struct is converted once, entry by entry, when it is restored.
 ///
 /// ```
 /// use opstate::{InMemoryStore, StateError, StateStore, StateStoreExt};
@@ -143,7 +146,7 @@ pub trait StateStoreExt: StateStore {
         typed::with_encoded(key, value, |value| self.put(key, value))
     }
 
-    /// Returns the value of `key` as a `T` of its own.
+    /// Returns the value of `key` as an owned `T`.
     ///
     /// Costs a [`try_read`](StateStore::try_read), the check of the bytes and the deserialization.
     ///
@@ -156,9 +159,9 @@ pub trait StateStoreExt: StateStore {
         found.transpose()
     }
 
-    /// Calls `f` with the value of `key` as an archived `T`, and returns what it returns; `None` without a value.
+    /// Calls `f` with the value of `key` as an archived `T`, and returns its result; `None` if there is no value.
     ///
-    /// Nothing is copied where the store hands out the value at the alignment of `T::Archived`. Costs a
+    /// Nothing is copied if the store provides the value at the alignment of `T::Archived`. Costs a
     /// [`try_read`](StateStore::try_read) and the check of the bytes.
     ///
     /// # Errors
@@ -175,8 +178,9 @@ pub trait StateStoreExt: StateStore {
         found.transpose()
     }
 
-    /// Calls `f` with the bytes of the value of `key`, in place where the store can, and returns what it returns;
-    /// `None` without a value.
+    /// Calls `f` with the bytes of the value of `key`, and returns its result; `None` if there is no value.
+    ///
+    /// The bytes are read in place if the store can. Costs a [`read`](StateStore::read).
     ///
     /// ```
     /// use opstate::{InMemoryStore, StateStore, StateStoreExt};
@@ -193,15 +197,15 @@ pub trait StateStoreExt: StateStore {
         found
     }
 
-    /// Calls `f` with the value of `key` as an archived `T` to be changed in place, and returns what it returns; `None`
-    /// without a value.
+    /// Calls `f` to change the value of `key` in place as an archived `T`, and returns its result; `None` without a
+    /// value.
     ///
     /// Everything that keeps its length can be changed: numbers, flags, elements of a vector. Handles and snapshots
     /// taken before keep the old value. Costs a [`modify`](StateStore::modify) and the check of the bytes.
     ///
     /// # Errors
     ///
-    /// [`StateError::WrongType`]; then `f` is not called and nothing changes. And those of
+    /// [`StateError::WrongType`]; then `f` is not called and nothing changes. And the errors of
     /// [`modify`](StateStore::modify).
     fn modify_typed<T: ViewValue, R>(
         &mut self,
@@ -218,15 +222,15 @@ pub trait StateStoreExt: StateStore {
         found.transpose()
     }
 
-    /// Calls `f` with the value of `key` to be changed, set or removed, and returns what it returns.
+    /// Calls `f` to change, set or remove the value of `key`, and returns its result.
     ///
-    /// `f` gets `None` where there is no value, and deletes the entry by leaving `None`. Costs a
+    /// `f` gets `None` if there is no value, and deletes the entry by leaving `None`. Costs a
     /// [`get_typed`](Self::get_typed), and a [`put_typed`](Self::put_typed) or a [`delete`](StateStore::delete). For a
     /// closure that can fail see [`try_update`](Self::try_update).
     ///
     /// # Errors
     ///
-    /// [`StateError::WrongType`]; then `f` is not called. And those of the write.
+    /// [`StateError::WrongType`]; then `f` is not called. And the errors of the write.
     ///
     /// ```
     /// use opstate::{InMemoryStore, StateStoreExt};
@@ -244,7 +248,9 @@ pub trait StateStoreExt: StateStore {
         self.try_update(key, |value| Ok(f(value)))
     }
 
-    /// Calls `f` as [`update`](Self::update) does; where `f` fails, nothing changes and its error is returned.
+    /// Calls `f` to change, set or remove the value of `key`. If `f` fails, nothing changes and its error is returned.
+    ///
+    /// Otherwise works like [`update`](Self::update).
     ///
     /// # Errors
     ///
@@ -284,11 +290,11 @@ pub trait StateStoreExt: StateStore {
 
     /// Removes `key` and returns its value as a `T`.
     ///
-    /// Costs a [`get_typed`](Self::get_typed), and a [`delete`](StateStore::delete) where there is a value.
+    /// Costs a [`get_typed`](Self::get_typed), and a [`delete`](StateStore::delete) if there is a value.
     ///
     /// # Errors
     ///
-    /// [`StateError::WrongType`]; then the value stays. And those of [`delete`](StateStore::delete).
+    /// [`StateError::WrongType`]; then the value stays. And the errors of [`delete`](StateStore::delete).
     ///
     /// ```
     /// use opstate::{InMemoryStore, StateStoreExt};
@@ -331,15 +337,15 @@ pub trait StateStoreExt: StateStore {
         self.delete_within(range.bounds(), limit)
     }
 
-    /// Removes entries whose keys are in `range`, in order and at most `limit` of them, and returns them.
+    /// Removes entries whose keys are in `range`, in order, at most `limit` of them, and returns them.
     ///
     /// Costs a [`try_visit_range`](StateStore::try_visit_range) that copies them, and a
     /// [`delete_within`](StateStore::delete_within).
     ///
     /// # Errors
     ///
-    /// The errors of [`try_visit_range`](StateStore::try_visit_range), before anything is removed, and those of
-    /// [`delete_within`](StateStore::delete_within). Entries removed until then are gone.
+    /// The errors of [`try_visit_range`](StateStore::try_visit_range), before anything is removed, and the errors of
+    /// [`delete_within`](StateStore::delete_within). Entries removed until then are lost.
     ///
     /// ```
     /// use opstate::{InMemoryStore, StateStore, StateStoreExt};
@@ -369,7 +375,7 @@ pub trait StateStoreExt: StateStore {
         Ok(Drained { entries, is_done })
     }
 
-    /// Deletes every entry whose key starts with `prefix` and returns how many there were.
+    /// Deletes every entry whose key starts with `prefix`, and returns their number.
     ///
     /// Costs a [`delete_within`](StateStore::delete_within).
     ///
@@ -392,17 +398,18 @@ pub trait StateStoreExt: StateStore {
         with_prefix_bounds(prefix, |bounds| self.delete_within(bounds, usize::MAX)).map(|deleted| deleted.count)
     }
 
-    /// Changes the store as `delta` says, which was taken against what the store holds now.
+    /// Applies `delta` to the store. The delta must have been taken against the store's current contents.
     ///
-    /// Costs a [`snapshot`](StateStore::snapshot), its fingerprint in O(n), and what
-    /// [`StateSnapshot::apply`](crate::StateSnapshot::apply) costs, before anything is changed; then a write for each
-    /// change. To recover from a chain of deltas, apply it to the opened image, which knows its fingerprint, and
-    /// [`restore`](StateStore::restore) the result: that passes over all entries once.
+    /// Before anything changes, costs a [`snapshot`](StateStore::snapshot), its fingerprint in O(n), and a
+    /// [`StateSnapshot::apply`](crate::StateSnapshot::apply). Then costs a write for each change.
+    ///
+    /// To recover from a chain of deltas, apply it to the opened image, which knows its fingerprint, and
+    /// [`restore`](StateStore::restore) the result. That reads all entries once.
     ///
     /// # Errors
     ///
-    /// [`StateError::WrongBase`] and [`StateError::InconsistentDelta`], and those of writes. Whichever it is, nothing has
-    /// changed: where a write fails, what was there is restored, in O(n).
+    /// [`StateError::WrongBase`], [`StateError::InconsistentDelta`], and the errors of writes. After any error the
+    /// contents are unchanged: if a write fails, the earlier contents are restored, in O(n).
     ///
     /// ```
     /// use opstate::{HotStore, StateError, StateStore, StateStoreExt};
@@ -422,7 +429,7 @@ pub trait StateStoreExt: StateStore {
     fn apply(&mut self, delta: &StateDelta) -> Result<(), StateError> {
         let before = self.snapshot();
         before.apply(delta)?;
-        // Deletions first: they make room for the rest.
+        // Deletions come first, because they make room for the rest.
         let deletes = delta.iter().filter(|(_, new)| new.is_none());
         let puts = delta.iter().filter_map(|(key, new)| Some((key, new?)));
         let mut written = deletes.map(|(key, _)| key).try_for_each(|key| self.delete(&key));
@@ -464,8 +471,8 @@ pub trait StateStoreExt: StateStore {
 
     /// Iterates over the entries whose keys start with `prefix`, in order and from both ends.
     ///
-    /// Costs an [`entries`](StateStore::entries). Where only ascending order is needed,
-    /// [`prefix_scan`](StateStore::prefix_scan) does the same.
+    /// Costs an [`entries`](StateStore::entries). For ascending order alone, [`prefix_scan`](StateStore::prefix_scan)
+    /// suffices.
     ///
     /// ```
     /// use opstate::{InMemoryStore, StateStore, StateStoreExt};
@@ -487,7 +494,7 @@ pub trait StateStoreExt: StateStore {
     ///
     /// # Errors
     ///
-    /// An item is [`StateError::WrongType`] where the value is no `T`; the iterator goes on behind it.
+    /// An item is [`StateError::WrongType`] if the value is no `T`; the iterator continues behind it.
     ///
     /// ```
     /// use opstate::{InMemoryStore, StateStore, StateStoreExt};
@@ -532,17 +539,21 @@ pub trait StateStoreExt: StateStore {
         self.iter().next_back()
     }
 
-    /// Returns the entry with the greatest key below `key`. Costs the last step of an [`entries`](StateStore::entries).
+    /// Returns the entry with the greatest key below `key`.
+    ///
+    /// Costs the last step of an [`entries`](StateStore::entries).
     fn entry_before(&self, key: &[u8]) -> Option<(Bytes, Bytes)> {
         self.scan(..key).next_back()
     }
 
-    /// Returns the entry with the smallest key above `key`. Costs the first step of an [`entries`](StateStore::entries).
+    /// Returns the entry with the smallest key above `key`.
+    ///
+    /// Costs the first step of an [`entries`](StateStore::entries).
     fn entry_after(&self, key: &[u8]) -> Option<(Bytes, Bytes)> {
         self.entries((Bound::Excluded(key), Bound::Unbounded)).next()
     }
 
-    /// Calls `f` with every entry whose key starts with `prefix`, in order, until it returns [`ControlFlow::Break`].
+    /// Calls `f` with every entry whose key starts with `prefix`, in order, until `f` returns [`ControlFlow::Break`].
     ///
     /// Costs a [`visit_range`](StateStore::visit_range).
     fn visit_prefix(&self, prefix: &[u8], mut f: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) {

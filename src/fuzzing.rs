@@ -1,14 +1,10 @@
 //! A switch that only exists in fuzzing builds (`--cfg fuzzing`).
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
-static IGNORED: AtomicBool = AtomicBool::new(false);
+use crate::image::format::CHECKSUMS_ARE_IGNORED;
 
 /// Lets images with wrong checksums and fingerprints pass, or not, from now on.
 pub fn ignore_checksums(ignored: bool) {
-    IGNORED.store(ignored, Ordering::Relaxed);
-}
-
-pub(crate) fn checksums_are_ignored() -> bool {
-    IGNORED.load(Ordering::Relaxed)
+    CHECKSUMS_ARE_IGNORED.store(ignored, Ordering::Relaxed);
 }

@@ -1,28 +1,29 @@
-//! [`KeyGroups`]: which slice of the key space a key belongs to, and which worker has that slice.
+//! [`KeyGroups`]: the key group that a key belongs to, and the worker that has the group.
 //!
 //! # Design
 //!
-//! Two levels. A key belongs to one of a fixed number of *key groups*, for good:
+//! There are two levels. A key belongs to one of a fixed number of *key groups*, forever:
 //!
 //! ```text
 //!   hash  = XXH3-64, seed 0, of the part of the key that the user chose
 //!   group = floor(hash * groups / 2^64)
 //! ```
 //!
-//! and a worker has a contiguous range of groups, which depends on the number of workers and nothing else:
+//! A worker has a contiguous range of groups. The range depends only on the number of workers:
 //!
 //! ```text
 //!   worker = floor(group * workers / groups)
 //! ```
 //!
-//! # Why this and not the other way
+//! # Why
 //!
-//! Were keys assigned to workers directly, a change in their number would move nearly every key and split every image.
-//! With groups, whole groups move, and an image is cut where it was cut before.
+//! If keys were assigned to workers directly, a change in the number of workers would move nearly every key and split
+//! every image. With groups, whole groups move, and an image is cut where it was cut before.
 //!
 //! The product takes the upper bits of the hash instead of its remainder. That costs a multiplication instead of a
-//! division, and makes groups contiguous in the order of hashes: those of 2 n groups are the halves of those of n, so that
-//! an image of 128 groups could still be read as one of 64. (The remainder has that for lower bits, no better.)
+//! division, and makes groups contiguous in the order of hashes. The groups of a split into 2 n are the halves of those
+//! of a split into n, so an image of 128 groups could still be read as one of 64. (The remainder has this property for
+//! lower bits, which is no better.)
 //!
 //! # Fixed forever
 //!
@@ -43,17 +44,17 @@ use std::ops::Range;
 
 use twox_hash::XxHash3_64;
 
-use crate::StateError;
+use crate::error::StateError;
 
-/// A fixed number of key groups: the units in which state moves when the number of workers changes.
+/// A fixed number of key groups. Groups are the units in which state moves when the number of workers changes.
 ///
-/// A key belongs to the group `floor(h * n / 2^64)` of `n`, where `h` is the XXH3-64 with seed 0 of the part of the key
-/// that you chose to tell groups by (all of it, or the join key in front of a time). Of `w` workers, worker
-/// `floor(g * w / n)` has group `g`; every worker has a contiguous range of groups, and their sizes differ by at most one.
-/// Both will never change.
+/// A key belongs to the group `floor(h * n / 2^64)` of `n`. Here `h` is the XXH3-64 hash, with seed 0, of the part of
+/// the key that you chose to select groups by. The part may be the whole key, or the join key in front of a time. Of
+/// `w` workers, worker `floor(g * w / n)` has group `g`. Every worker has a contiguous range of groups, and their sizes
+/// differ by at most one. Both formulas will never change.
 ///
-/// Choose the number once, at least the largest number of workers there may ever be: state written with one number can
-/// only be cut by that number without looking at every entry. 128 does for most.
+/// Choose the number once, at least the largest number of workers there may ever be. State written with one number can
+/// only be cut by another one by reading every entry. 128 is enough for most.
 ///
 /// ```
 /// use opstate::KeyGroups;
@@ -79,7 +80,7 @@ impl KeyGroups {
     /// The largest number of groups.
     pub const MAX: u32 = 32_768;
 
-    /// Makes a number of groups, from 1 to [`MAX`](Self::MAX).
+    /// Creates a number of key groups, from 1 to [`MAX`](Self::MAX).
     ///
     /// # Errors
     ///
@@ -96,24 +97,26 @@ impl KeyGroups {
         self.count
     }
 
-    /// Returns the group of a key, from the part of it that groups are told by. O(length of the part).
+    /// Returns the group of a key, given the part of the key that selects its group. O(length of the part).
     pub fn group_of(self, part: &[u8]) -> u32 {
         // Less than `count`, as a hash is less than 2^64.
         ((u128::from(XxHash3_64::oneshot(part)) * u128::from(self.count)) >> 64) as u32
     }
 
-    /// Returns the worker, of so many, that has a group. A group or a number of workers that does not exist counts as the
-    /// nearest that does.
+    /// Returns the worker, out of `workers`, that has a group.
+    ///
+    /// A group that does not exist counts as the last one, and no workers count as one.
     pub fn worker_of(self, group: u32, workers: u32) -> u32 {
         let group = group.min(self.count - 1);
         (u64::from(group) * u64::from(workers.max(1)) / u64::from(self.count)) as u32
     }
 
-    /// Returns the groups that a worker has, of so many workers. Empty for a worker beyond the last, and for some if
-    /// there are more workers than groups.
+    /// Returns the groups of a worker, out of `workers`.
+    ///
+    /// The range is empty for a worker beyond the last, and for some workers if there are more workers than groups.
     pub fn groups_of(self, worker: u32, workers: u32) -> Range<u32> {
         let workers = workers.max(1);
-        // The first group that `worker_of` gives to this worker or a later one.
+        // Returns the first group that `worker_of` assigns to this worker or a later one.
         let first =
             |worker: u32| (u64::from(worker.min(workers)) * u64::from(self.count)).div_ceil(u64::from(workers)) as u32;
         first(worker)..first(worker.saturating_add(1))

@@ -22,13 +22,13 @@
 //! | a store | [`HotStore`], and the plain reference [`InMemoryStore`] |
 //! | snapshots, images, fingerprints | [`StateSnapshot`], [`ImageOptions`], [`Fingerprint`] |
 //! | images larger than memory, or opened in microseconds | [`UnverifiedImage`], with `UnverifiedImage::open` behind the feature `mmap` |
-//! | which operator an image belongs to | [`Label`] |
+//! | the operator that an image belongs to | [`Label`] |
 //! | images as streams: progress, cancelling, threads | [`StateSnapshot::write_with_progress`], [`StateSnapshot::read_from`], [`ImageOptions::threads`] |
-//! | what changed between two snapshots, as bytes or one by one | [`StateDelta`], [`StateSnapshot::diff`] |
+//! | the changes between two snapshots, as bytes or one by one | [`StateDelta`], [`StateSnapshot::diff`] |
 //! | snapshots inside of your own archived struct | [`ArchivedStateSnapshot`] |
 //! | state that moves between workers | [`KeyGroups`], [`StateSnapshot::split`], [`StateSnapshot::merge`], [`GroupedImage`] |
-//! | what is in a file, also a damaged one, and what of it can be read | [`ImageInfo`], and the example `inspect` |
-//! | what can go wrong | [`StateError`] |
+//! | the contents of a file, even of a damaged one | [`ImageInfo`], and the example `inspect` |
+//! | errors | [`StateError`] |
 //! | a store of your own: how to write it, how to check it | [`StateStore`], [`SnapshotSource`], the module `conformance` (a feature) |
 //!
 //! # A store in use
@@ -58,7 +58,7 @@
 //!
 //! # Designing keys
 //!
-//! Keys are compared byte by byte, unsigned, so a key is laid out with what is scanned or expired together in front, and
+//! Keys are compared byte by byte, unsigned. So put the part that is scanned or expired together in front, and write
 //! numbers in big-endian:
 //!
 //! | state | key | then |
@@ -67,24 +67,29 @@
 //! | a join's side | join key, then event time | a match is a `range_scan` of the key's time bound |
 //! | expiry of entries keyed otherwise | a second store: time, then the key | one range finds what is due |
 //!
-//! A signed number sorts right once its sign bit is flipped (`(time ^ i64::MIN).to_be_bytes()`). A part of variable length
-//! that is not the last one needs an end that the part cannot contain, or a length in front, lest `ab` + `c` be `a` + `bc`.
+//! A signed number sorts correctly once its sign bit is flipped (`(time ^ i64::MIN).to_be_bytes()`). A part of variable
+//! length that is not the last one needs an end that the part cannot contain, or a length in front. Otherwise the keys
+//! of `ab` + `c` and of `a` + `bc` are equal.
 //!
-//! # Dependencies that show
+//! # Public dependencies
 //!
 //! [`bytes`] and [`rkyv`] are part of this crate's interface and re-exported. Do not turn on rkyv's format features
-//! (`pointer_width_64`, `big_endian`, `unaligned`) anywhere in a program that reads or writes images: cargo applies them
-//! to every crate, and they change the bytes.
+//! (`pointer_width_64`, `big_endian`, `unaligned`) anywhere in a program that reads or writes images: cargo applies
+//! them to every crate, and they change the bytes.
 
 #![cfg_attr(all(test, alloc_error_hook), feature(alloc_error_hook))]
 
 mod aligned;
 mod bounds;
+mod comparison;
 mod error;
 mod ext;
+mod fingerprint;
 mod handles;
 mod hot;
+mod image;
 mod key_group;
+mod limits;
 mod memory;
 mod scan;
 mod snapshot;
@@ -108,17 +113,25 @@ pub use aligned::VALUE_ALIGNMENT;
 pub use bounds::{KeyBounds, KeyRange};
 pub use error::StateError;
 pub use ext::{Drained, StateStoreExt};
+pub use fingerprint::Fingerprint;
 pub use hot::{HotStats, HotStore, HotStoreBuilder};
+pub use image::changes::Changes;
+pub use image::format::ImageKind;
+pub use image::inspect::{DeltaInfo, GroupInfo, ImageInfo, ImageTotals, SegmentInfo};
+pub use image::label::Label;
+pub use image::options::{ImageOptions, Progress};
 pub use key_group::KeyGroups;
+pub use limits::{MAX_KEY_LEN, MAX_VALUE_LEN, check_entry_len};
 pub use memory::InMemoryStore;
 pub use scan::{Entries, Scan, TryScan, TypedScan};
-pub use snapshot::{
-    ArchivedStateSnapshot, Changes, DeltaInfo, Difference, Differences, Fingerprint, GroupInfo, GroupedImage,
-    ImageInfo, ImageKind, ImageOptions, ImageTotals, Label, Progress, SegmentInfo, SnapshotIntoIter, StateDelta,
-    StateSnapshot, StateSnapshotResolver, TryDifferences, UnverifiedImage,
-};
+pub use snapshot::archived::{ArchivedStateSnapshot, StateSnapshotResolver};
+pub use snapshot::delta::StateDelta;
+pub use snapshot::diff::{Difference, Differences, TryDifferences};
+pub use snapshot::grouped::GroupedImage;
+pub use snapshot::state_snapshot::{SnapshotIntoIter, StateSnapshot};
+pub use snapshot::unverified::UnverifiedImage;
 pub use source::SnapshotSource;
-pub use store::{Deleted, MAX_KEY_LEN, MAX_VALUE_LEN, StateStore, check_entry_len};
+pub use store::{Deleted, StateStore};
 pub use typed::{MAX_VALUE_DEPTH, ReadValue, StateValue, ViewValue, WriteValue};
 
 #[cfg(doctest)]

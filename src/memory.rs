@@ -1,4 +1,4 @@
-//! [`InMemoryStore`]: the reference store, and the oracle of every test.
+//! [`InMemoryStore`]: the reference store, with which all tests compare other stores.
 
 mod key;
 mod map;
@@ -10,10 +10,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::bounds::{KeyBounds, OwnedBounds, half_open, with_prefix_bounds};
-use crate::scan::TwoEnds;
-use crate::snapshot::{Source as _, expect_sound};
-use crate::{Scan, StateError, StateSnapshot, StateStore, check_entry_len};
+use crate::bounds::{KeyBounds, half_open, with_prefix_bounds};
+use crate::error::{StateError, expect_sound};
+use crate::limits::check_entry_len;
+use crate::scan::Scan;
+use crate::snapshot::state_snapshot::StateSnapshot;
+use crate::source::SnapshotSource as _;
+use crate::store::StateStore;
 use map::SortedMap;
 use value::Value;
 
@@ -23,20 +26,21 @@ use value::Value;
 ///
 /// # Costs
 ///
-/// Reads and writes are O(log n), scans O(log n) and O(1) an entry. Keys of up to 15 bytes and values of up to 22 stand
-/// in the map's nodes; a longer value costs a cache miss more, and a longer key two, and two allocations for a lookup.
+/// Reads and writes are O(log n), scans O(log n) and O(1) an entry. Keys of up to 15 bytes and values of up to 22 are
+/// stored in the map's nodes. A longer value costs one more cache miss. A longer key costs two, and two allocations for
+/// a lookup.
 ///
-/// A random lookup stays under 500 ns up to 300,000 entries with such keys and values, and up to 50,000 with longer ones
-/// (on the machine of the README's figures; at a million it takes 700 ns, and 1,400 in a plain `BTreeMap`). The limit is
-/// the map's own: a `BTreeMap<u128, u64>`, with neither keys nor values of any length, takes 490 ns at a million. For more
-/// entries there is [`HotStore`](crate::HotStore).
+/// A random lookup stays under 500 ns up to 300,000 entries with short keys and values, and up to 50,000 with longer
+/// ones. (All figures are from the machine of the README.) At a million entries it takes 700 ns, and 1,400 in a plain
+/// `BTreeMap`. The limit is the map's own: a `BTreeMap<u128, u64>`, without keys or values of any length, takes 490 ns
+/// at a million. For more entries there is [`HotStore`](crate::HotStore).
 ///
-/// A [`snapshot`](StateStore::snapshot) is O(1) and shares the map; **the first write while the snapshot is alive copies
-/// the map**, in O(n). Without a snapshot alive a write copies nothing but, in `modify`, a long value that a handle shares.
-/// Restoring a snapshot of an `InMemoryStore` shares likewise, restoring any other is O(n); so is dropping what was there.
+/// A [`snapshot`](StateStore::snapshot) is O(1) and shares the map; **the first write while the snapshot is alive
+/// copies the map**, in O(n). Without a snapshot, only `modify` copies: a long value that a handle shares. Restoring a
+/// snapshot of an `InMemoryStore` shares its map; restoring any other is O(n), as is dropping the old contents.
 ///
-/// Handles to long keys and values share them with the store. A scan gathers short ones in buffers of at most 64 entries,
-/// and a handle that is kept keeps its buffer.
+/// Handles to long keys and values share them with the store. A scan collects short ones in buffers of at most 64
+/// entries, and a handle keeps its buffer alive.
 ///
 /// ```
 /// use opstate::{InMemoryStore, StateStore};
@@ -50,23 +54,23 @@ use value::Value;
 /// ```
 #[derive(Default)]
 pub struct InMemoryStore {
-    /// Shared with the snapshots taken since the last write.
+    /// The map, shared with the snapshots taken since the last write.
     map: Arc<SortedMap>,
 }
 
 impl InMemoryStore {
-    /// Makes an empty store. Computes in O(1).
+    /// Creates an empty store. O(1).
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Returns `true` if the map is shared and `key` is absent, so that a change of it need not copy the map.
+    /// Returns `true` if the map is shared and `key` is absent. Then a change of `key` need not copy the map.
     fn is_shared_without(&self, key: &[u8]) -> bool {
         Arc::strong_count(&self.map) > 1 && self.map.find(key).is_none()
     }
 }
 
-/// Shows the counts, and none of the contents.
+/// Shows the number and size of the entries, but no contents.
 impl fmt::Debug for InMemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InMemoryStore")
@@ -142,11 +146,7 @@ impl StateStore for InMemoryStore {
     }
 
     fn entries(&self, bounds: KeyBounds<'_>) -> Scan<'_> {
-        Scan::new(TwoEnds::new(
-            OwnedBounds::copy_of(bounds),
-            |bounds| self.map.handles(bounds.get()),
-            |bounds| self.map.handles_down(bounds.get()),
-        ))
+        Scan::new(self.map.entries(bounds))
     }
 
     fn try_restore(&mut self, snapshot: StateSnapshot) -> Result<(), StateError> {
@@ -154,7 +154,7 @@ impl StateStore for InMemoryStore {
         Ok(())
     }
 
-    /// Returns about how much memory the store uses, for a `BTreeMap` does not tell.
+    /// Returns an estimate of the memory that the store uses, because a `BTreeMap` does not tell its own.
     fn memory_bytes(&self) -> usize {
         self.map.memory_bytes()
     }

@@ -1,18 +1,20 @@
-//! [`Scan`]: entries in order, from both ends.
+//! [`Scan`]: an iterator over entries in order, from both ends.
 //!
 //! # Design
 //!
-//! Stores and snapshots walk in one direction at a time: up from the start of a range, or down from its end. [`TwoEnds`]
-//! makes one iterator of two such walks. Each begins when somebody first asks for it, so that a scan in one direction
-//! searches once. Where both have begun, the walk up is one entry ahead, and each stops where it meets the other, by
-//! comparing keys. A scan that only walks up pays one branch for an entry.
+//! Stores and snapshots iterate in one direction at a time: up from the start of a range, or down from its end.
+//! [`TwoEnds`] makes one iterator of an ascending and a descending one. Each is created when it is first needed, so
+//! that a scan in one direction searches once. Once both exist, the ascending one is read one entry ahead, and each
+//! ends where it meets the other, by comparing keys. A scan that only ascends pays one branch for an entry.
 //!
 //! # Invariants
 //!
-//! 1. While one of the two walks has not begun, the entries taken of the other are those handed out.
-//! 2. Where both have begun, `ahead` is the next entry of the walk up, if there is one, and `failed` the errors before it.
-//! 3. `last_down` is the key that the walk down handed out last. Every entry handed out by the walk up sorts before it.
-//! 4. Once `has_ended` is set, nothing but `failed` is handed out.
+//! 1. While only one of the two iterators exists, every entry read from it has been returned.
+//! 2. Once both exist, `ahead` is the next entry of the ascending one, if there is one, and `failed` has the errors
+//!    before it.
+//! 3. `last_down` is the key that the descending one returned last. Every entry returned by the ascending one sorts
+//!    before it.
+//! 4. Once `has_ended` is set, only `failed` is returned.
 
 use std::collections::VecDeque;
 use std::convert::identity;
@@ -20,21 +22,18 @@ use std::marker::PhantomData;
 
 use bytes::Bytes;
 
-use crate::StateError;
 use crate::aligned::{aligned_copy, is_aligned};
-use crate::snapshot::expect_sound;
+use crate::error::{StateError, expect_sound};
 use crate::typed::{ReadValue, decode};
-#[cfg(doc)]
-use crate::{SnapshotSource, StateStore};
 
-/// An ordered iterator over entries, as [`StateStore`](crate::StateStore) returns it from its scans.
+/// An ordered iterator over entries, returned by the scans of [`StateStore`](crate::StateStore).
 pub type Entries<'a> = Box<dyn Iterator<Item = (Bytes, Bytes)> + 'a>;
 
-/// An iterator over entries in ascending order of keys, which can also be walked from its end.
+/// An iterator over entries in ascending order of keys, which can also be read from its end.
 ///
-/// It comes from [`StateStore::entries`], [`StateStoreExt::scan`](crate::StateStoreExt::scan) and the scans of a
-/// [`StateSnapshot`](crate::StateSnapshot). `.rev()` gives the entries in descending order. A walk in one direction costs
-/// one search, a walk from both ends two.
+/// Returned by [`StateStore::entries`](crate::StateStore::entries), [`StateStoreExt::scan`](crate::StateStoreExt::scan)
+/// and the scans of a [`StateSnapshot`](crate::StateSnapshot). `.rev()` gives the entries in descending order. Iterating
+/// in one direction costs one search, from both ends two.
 ///
 /// ```
 /// use opstate::{HotStore, StateStore, StateStoreExt};
@@ -49,38 +48,40 @@ pub type Entries<'a> = Box<dyn Iterator<Item = (Bytes, Bytes)> + 'a>;
 /// ```
 #[must_use = "iterators are lazy"]
 pub struct Scan<'a> {
-    entries: Inner<'a>,
+    entries: ScanSource<'a>,
 }
 
-enum Inner<'a> {
+/// The entries of a scan.
+enum ScanSource<'a> {
+    /// The entries of a store.
     Store(Box<dyn DoubleEndedIterator<Item = (Bytes, Bytes)> + 'a>),
-    /// Entries of a snapshot: errors become panics.
+    /// The entries of a snapshot. Errors become panics.
     Snapshot(TryScan<'a>),
 }
 
 impl<'a> Scan<'a> {
-    /// Makes a scan of an iterator over entries in strictly ascending order of keys: for stores of your own.
+    /// Creates a scan of an iterator over entries in strictly ascending order of keys, for stores of your own.
     pub fn new(entries: impl DoubleEndedIterator<Item = (Bytes, Bytes)> + 'a) -> Self {
-        Self { entries: Inner::Store(Box::new(entries)) }
+        Self { entries: ScanSource::Store(Box::new(entries)) }
     }
 
-    /// Makes a scan of a snapshot's entries. It panics where one cannot be read.
+    /// Creates a scan of a snapshot's entries. It panics at an entry that cannot be read.
     pub(crate) fn of_snapshot(entries: TryScan<'a>) -> Self {
-        Self { entries: Inner::Snapshot(entries) }
+        Self { entries: ScanSource::Snapshot(entries) }
     }
 
-    /// Makes a scan of an iterator that only walks up, over entries in strictly ascending order of keys: for stores of
-    /// your own.
+    /// Creates a scan of an iterator that only ascends, for stores of your own.
     ///
-    /// The first step from the end buffers all entries that are left.
+    /// Keys must strictly ascend. The first step from the end buffers all remaining entries.
     pub fn buffered(entries: impl Iterator<Item = (Bytes, Bytes)> + 'a) -> Self {
         Self::new(Buffered::new(entries))
     }
 
-    /// Makes a scan of two walks over the same entries: for stores of your own that walk in one direction at a time.
+    /// Creates a scan of two iterators over the same entries, for stores of your own that iterate in one direction at a
+    /// time.
     ///
-    /// `ascending` makes an iterator over all entries in strictly ascending order of keys, `descending` one in the opposite
-    /// order. Each is called when the scan is first asked for an entry at its end.
+    /// `ascending` returns an iterator over all entries in strictly ascending order of keys, `descending` one in the
+    /// opposite order. Each is called when the scan is first asked for an entry at its end.
     ///
     /// ```
     /// use opstate::Scan;
@@ -100,24 +101,26 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// An iterator over entries whose medium can fail, in ascending order of keys, which can also be walked from its end.
+/// An iterator over entries whose medium can fail, in ascending order of keys, which can also be read from its end.
 ///
-/// Values are aligned on their way out. It comes from the `try_` scans of a [`StateSnapshot`](crate::StateSnapshot) and
-/// the scans of an [`UnverifiedImage`](crate::UnverifiedImage). An item is an error where a part of the medium could not
-/// be read, in the place of all its entries; the iterator goes on behind it.
+/// Returned by the `try_` scans of a [`StateSnapshot`](crate::StateSnapshot) and the scans of an
+/// [`UnverifiedImage`](crate::UnverifiedImage). Values are aligned when they are returned. If a part of the medium
+/// cannot be read, an error takes the place of all its entries; the iterator continues behind it.
 #[must_use = "iterators are lazy"]
 pub struct TryScan<'a> {
     entries: Box<dyn DoubleEndedIterator<Item = Result<(Bytes, Bytes), StateError>> + 'a>,
 }
 
 impl<'a> TryScan<'a> {
-    /// Makes a scan of an iterator over entries in strictly ascending order of keys: for a [`SnapshotSource`] of your own.
+    /// Creates a scan of an iterator in strictly ascending order of keys, for a [`SnapshotSource`](crate::SnapshotSource)
+    /// of your own.
     pub fn new(entries: impl DoubleEndedIterator<Item = Result<(Bytes, Bytes), StateError>> + 'a) -> Self {
         Self { entries: Box::new(entries) }
     }
 
-    /// Makes a scan of two walks over the same entries, as [`Scan::of_both_directions`] does: for a [`SnapshotSource`] of
-    /// your own.
+    /// Creates a scan of two iterators over the same entries, for a [`SnapshotSource`](crate::SnapshotSource) of your own.
+    ///
+    /// [`Scan::of_both_directions`] describes the two.
     pub fn of_both_directions<A, D>(ascending: impl FnOnce() -> A + 'a, descending: impl FnOnce() -> D + 'a) -> Self
     where
         A: Iterator<Item = Result<(Bytes, Bytes), StateError>> + 'a,
@@ -126,17 +129,19 @@ impl<'a> TryScan<'a> {
         Self::new(TwoEnds::new((), |()| ascending(), |()| descending()))
     }
 
-    /// Makes a scan of an iterator that only walks up, as [`Scan::buffered`] does: for a [`SnapshotSource`] of your own.
+    /// Creates a scan of an iterator that only ascends, for a [`SnapshotSource`](crate::SnapshotSource) of your own.
+    ///
+    /// Keys must strictly ascend. The first step from the end buffers all remaining entries.
     pub fn buffered(entries: impl Iterator<Item = Result<(Bytes, Bytes), StateError>> + 'a) -> Self {
         Self::new(Buffered::new(entries))
     }
 }
 
-/// An iterator over entries with their values as `T`s, in ascending order of keys, which can also be walked from its end.
+/// An iterator over entries with their values as `T`s, in ascending order of keys, which can also be read from its end.
 ///
-/// It comes from [`StateStoreExt::scan_typed`](crate::StateStoreExt::scan_typed) and
-/// [`StateSnapshot::scan_typed`](crate::StateSnapshot::scan_typed). An item is [`StateError::WrongType`] where the value is
-/// no `T`; the iterator goes on behind it.
+/// Returned by [`StateStoreExt::scan_typed`](crate::StateStoreExt::scan_typed) and
+/// [`StateSnapshot::scan_typed`](crate::StateSnapshot::scan_typed). An item is [`StateError::WrongType`] if the value
+/// is no `T`; the iterator continues behind it.
 #[must_use = "iterators are lazy"]
 pub struct TypedScan<'a, T> {
     entries: TryScan<'a>,
@@ -144,12 +149,13 @@ pub struct TypedScan<'a, T> {
 }
 
 impl<'a, T> TypedScan<'a, T> {
+    /// Creates a scan that decodes the values of `entries`.
     pub(crate) fn new(entries: TryScan<'a>) -> Self {
         Self { entries, value: PhantomData }
     }
 }
 
-impl Iterator for Inner<'_> {
+impl Iterator for ScanSource<'_> {
     type Item = (Bytes, Bytes);
 
     #[inline]
@@ -168,7 +174,7 @@ impl Iterator for Inner<'_> {
     }
 }
 
-impl DoubleEndedIterator for Inner<'_> {
+impl DoubleEndedIterator for ScanSource<'_> {
     #[inline]
     fn next_back(&mut self) -> Option<(Bytes, Bytes)> {
         match self {
@@ -178,9 +184,11 @@ impl DoubleEndedIterator for Inner<'_> {
     }
 }
 
-/// Aligns the value of an entry, as it is handed out. In place, for entries are large to move.
+/// Aligns the value of an entry that is returned. Works in place, because entries are large to move.
 #[inline]
-fn handed_out(mut entry: Option<Result<(Bytes, Bytes), StateError>>) -> Option<Result<(Bytes, Bytes), StateError>> {
+fn with_aligned_value(
+    mut entry: Option<Result<(Bytes, Bytes), StateError>>,
+) -> Option<Result<(Bytes, Bytes), StateError>> {
     if let Some(Ok((_, value))) = &mut entry {
         if !is_aligned(value) {
             *value = aligned_copy(value);
@@ -189,6 +197,7 @@ fn handed_out(mut entry: Option<Result<(Bytes, Bytes), StateError>>) -> Option<R
     entry
 }
 
+/// Decodes the value of an entry.
 fn typed<T: ReadValue>(entry: Option<Result<(Bytes, Bytes), StateError>>) -> Option<Result<(Bytes, T), StateError>> {
     entry.map(|entry| {
         let (key, value) = entry?;
@@ -222,7 +231,7 @@ macro_rules! iterates {
 
 iterates! {
     ['a] Scan<'a> => (Bytes, Bytes), identity;
-    ['a] TryScan<'a> => Result<(Bytes, Bytes), StateError>, handed_out;
+    ['a] TryScan<'a> => Result<(Bytes, Bytes), StateError>, with_aligned_value;
     ['a, T: ReadValue] TypedScan<'a, T> => Result<(Bytes, T), StateError>, typed;
 }
 
@@ -243,7 +252,7 @@ opaque! {
     ['a, T] TypedScan<'a, T>;
 }
 
-/// An iterator that walks down, too, by buffering all items that are left.
+/// A double-ended iterator that buffers all remaining items at the first step from the end.
 struct Buffered<I: Iterator> {
     ascending: I,
     rest: Option<VecDeque<I::Item>>,
@@ -274,8 +283,9 @@ impl<I: Iterator> DoubleEndedIterator for Buffered<I> {
     }
 }
 
-/// An item with a key, if it is no error.
+/// An item that has a key, unless it is an error.
 pub(crate) trait Keyed {
+    /// Returns the key, or `None` for an error.
     fn key(&self) -> Option<&Bytes>;
 }
 
@@ -291,15 +301,17 @@ impl<E> Keyed for Result<(Bytes, Bytes), E> {
     }
 }
 
-/// One iterator of a walk up and a walk down over the same entries, which are made of `bounds` when they are asked for.
+/// A double-ended iterator made of an ascending and a descending one over the same entries.
+///
+/// Both are created from `bounds` when they are first needed.
 pub(crate) struct TwoEnds<A: Iterator, D, B, U, W> {
     bounds: B,
-    /// Makes the walk up, until it is there.
+    /// Creates the ascending iterator. `None` once it exists.
     make_up: Option<U>,
     up: Option<A>,
     ahead: Option<A::Item>,
     failed: VecDeque<A::Item>,
-    /// Makes the walk down, until it is there.
+    /// Creates the descending iterator. `None` once it exists.
     make_down: Option<W>,
     down: Option<D>,
     last_down: Option<Bytes>,
@@ -314,6 +326,7 @@ where
     U: FnOnce(&B) -> A,
     W: FnOnce(&B) -> D,
 {
+    /// Creates a double-ended iterator. The two closures are called when they are first needed.
     pub(crate) fn new(bounds: B, make_up: U, make_down: W) -> Self {
         Self {
             bounds,
@@ -328,7 +341,7 @@ where
         }
     }
 
-    /// Takes the next entry of the walk up, and the errors before it.
+    /// Reads the next entry of the ascending iterator, and the errors before it.
     fn look_ahead(&mut self) {
         let Some(up) = &mut self.up else { return };
         self.ahead = loop {
@@ -339,12 +352,12 @@ where
         };
     }
 
-    /// Ends both walks, but for errors that are not handed out yet.
+    /// Ends both iterators. Errors that were read ahead are still returned.
     fn end(&mut self) {
         (self.has_ended, self.ahead) = (true, None);
     }
 
-    /// Takes a step up that is the first, or comes after a step down.
+    /// Returns the next item for a step up that is the first one, or that comes after a step down.
     #[cold]
     fn next_slowly(&mut self) -> Option<T> {
         if let Some(make_up) = self.make_up.take_if(|_| !self.has_ended) {
@@ -407,7 +420,7 @@ where
             self.look_ahead();
             self.down = Some(make_down(&self.bounds));
         }
-        // Where the walk up is at its end, there is nothing between the two.
+        // If the ascending iterator is at its end, there is nothing between the two.
         let is_up_at_end = self.up.is_some() && self.ahead.is_none();
         let next = if is_up_at_end || self.has_ended { None } else { self.down.as_mut()?.next() };
         let Some(next) = next else {
@@ -436,7 +449,7 @@ mod tests {
 
     type Item = Result<(Bytes, Bytes), u32>;
 
-    /// An entry with this key, or an error.
+    /// Returns an entry with this key, or an error.
     fn item(key: u32, is_error: bool) -> Item {
         if is_error { Err(key) } else { Ok((Bytes::copy_from_slice(&key.to_be_bytes()), Bytes::new())) }
     }
@@ -444,7 +457,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// However steps from both ends follow each other, every entry comes once, in order, and nothing comes after the end.
+        /// Steps from both ends in any order return every entry once, in order, and nothing after the end.
         #[test]
         fn both_ends_meet(len in 0_u32..12, steps in prop::collection::vec(any::<bool>(), 0..20)) {
             let items: Vec<_> = (0..len).map(|key| item(key, false)).collect();
@@ -458,7 +471,7 @@ mod tests {
             prop_assert!(scan.eq(expected));
         }
 
-        /// Errors between the ends come at least once, in their place; entries still come once.
+        /// Errors are returned at least once, in their place; entries are still returned once.
         #[test]
         fn errors_lose_no_entry(errors in prop::collection::vec(any::<bool>(), 0..12), steps in prop::collection::vec(any::<bool>(), 40)) {
             let items: Vec<_> = (0..).zip(&errors).map(|(key, is_error)| item(key, *is_error)).collect();

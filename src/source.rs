@@ -1,26 +1,30 @@
-//! [`SnapshotSource`]: what a snapshot reads from, for stores of your own.
+//! [`SnapshotSource`]: entries that snapshots read from, for stores of this crate and for stores of your own.
 
+use std::any::Any;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-#[cfg(doc)]
-use crate::StateSnapshot;
 use crate::bounds::KeyBounds;
-use crate::{StateError, TryScan};
+use crate::comparison::Comparison;
+use crate::error::StateError;
+use crate::fingerprint::Fingerprint;
+use crate::scan::TryScan;
 
-/// Immutable entries that a [`StateSnapshot`] reads from: implement it so that snapshots of your store copy nothing.
+/// Immutable entries that a [`StateSnapshot`](crate::StateSnapshot) reads from.
+///
+/// Implement it so that snapshots of your store copy nothing.
 ///
 /// # Contract
 ///
 /// 1. The entries never change, and are read by several threads at once.
-/// 2. Their keys are distinct, and keys and values within the limits of [`StateStore`](crate::StateStore).
+/// 2. Keys are distinct; keys and values are within the limits of [`StateStore`](crate::StateStore).
 /// 3. [`len`](Self::len) and [`size_bytes`](Self::size_bytes) are exact.
 /// 4. An entry that cannot be read is an error, never an absent one. Errors may differ from call to call.
 ///
-/// The snapshot checks limits and order as it reads, and a broken rule is an error. Values may lie at any address: those that
-/// are not aligned are copied when they are handed out.
+/// The snapshot checks limits and order as it reads, and a broken rule is an error. Values may lie at any address: a
+/// value that is not aligned is copied when it is returned.
 ///
 /// ```
 /// use std::collections::BTreeMap;
@@ -72,13 +76,15 @@ pub trait SnapshotSource: Send + Sync + 'static {
 
     /// Iterates over the entries whose keys are within `bounds`, in order and from both ends.
     ///
-    /// [`TryScan::buffered`] makes such an iterator of one that only walks up. The bounds are never inverted, so that
-    /// they can be passed to `BTreeMap::range`. An item is an error in the place of the entries that could not be read;
-    /// the iterator may go on behind it.
+    /// [`TryScan::buffered`] makes such an iterator of one that only ascends. The bounds are never inverted, so they
+    /// can be passed to `BTreeMap::range`. An item is an error in the place of the entries that could not be read; the
+    /// iterator may continue behind it.
     fn try_scan(&self, bounds: KeyBounds<'_>) -> TryScan<'_>;
 
-    /// Calls `f` with the key and value of every entry within `bounds`, in order, until it returns
-    /// [`ControlFlow::Break`]. One [`try_scan`](Self::try_scan).
+    /// Calls `f` with the key and value of every entry within `bounds`, in order, until `f` returns
+    /// [`ControlFlow::Break`].
+    ///
+    /// The default implementation uses [`try_scan`](Self::try_scan).
     ///
     /// # Errors
     ///
@@ -102,13 +108,15 @@ pub trait SnapshotSource: Send + Sync + 'static {
         self.len() == 0
     }
 
-    /// Returns `true` if reading on several threads, and twice, costs little more than reading once. A snapshot that says
-    /// `false` is written by one thread whatever [`ImageOptions::threads`](crate::ImageOptions::threads) says.
+    /// Returns `true` if reading on several threads, and twice, costs little more than reading once.
+    ///
+    /// Otherwise one thread writes the snapshot's images, whatever
+    /// [`ImageOptions::threads`](crate::ImageOptions::threads) is.
     fn is_for_many_readers(&self) -> bool {
         true
     }
 
-    /// Verifies whatever reads would verify later.
+    /// Verifies everything that reads would verify later.
     ///
     /// # Errors
     ///
@@ -155,3 +163,36 @@ macro_rules! forward {
 }
 
 forward!(Arc<S>, Box<S>);
+
+/// The source of a snapshot, with the methods that only this crate implements.
+///
+/// Its entries are within the limits of the contract and in order, or reads return an error.
+pub(crate) trait Source: SnapshotSource + IntoAny {
+    /// Returns `true` if a read can fail although the source was verified.
+    fn can_fail(&self) -> bool {
+        false
+    }
+
+    /// Returns the fingerprint of the entries, if reading or verifying them has computed it.
+    fn fingerprint(&self) -> Option<Fingerprint> {
+        None
+    }
+
+    /// Returns the differences from `earlier` to this source, or `None` if finding them needs reading both.
+    fn compare(self: Arc<Self>, earlier: &Arc<dyn Source>) -> Option<Arc<dyn Comparison>> {
+        let _ = earlier;
+        None
+    }
+}
+
+/// A conversion for stores that recognize a source of their own, to take it back without copying.
+pub(crate) trait IntoAny: 'static {
+    /// Converts a shared source to a type that can be downcast.
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+impl<T: Send + Sync + 'static> IntoAny for T {
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}

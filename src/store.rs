@@ -9,14 +9,11 @@ use bytes::Bytes;
 
 use crate::aligned::aligned_copy;
 use crate::bounds::{BEYOND_EVERY_KEY, KeyBounds, OwnedBounds, is_inverted};
+use crate::error::StateError;
+use crate::limits::check_entry_lens;
 use crate::scan::{Entries, Scan};
-use crate::{StateError, StateSnapshot};
-
-/// The longest key, in bytes.
-pub const MAX_KEY_LEN: usize = 65_535;
-
-/// The longest value, in bytes: 4 GiB - 1.
-pub const MAX_VALUE_LEN: usize = u32::MAX as usize;
+use crate::snapshot::state_snapshot::StateSnapshot;
+use crate::snapshot::unverified::UnverifiedImage;
 
 /// The outcome of [`StateStore::delete_within`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,45 +26,49 @@ pub struct Deleted {
 
 /// Keyed state of one stream operator.
 ///
-/// A store maps keys to values, both plain bytes, and keeps the keys in order. It has one owner, which reads and
-/// writes it from one thread at a time; a [`snapshot`](Self::snapshot) is what other threads get.
+/// A store maps keys to values, both plain bytes, and keeps the keys in order. It has one owner, which reads and writes
+/// it from one thread at a time; other threads read a [`snapshot`](Self::snapshot).
 ///
 /// # Contract
 ///
 /// These rules hold for every store. The module `conformance`, behind the feature of that name, checks them.
 ///
 /// 1. **Keys** are compared and scanned in unsigned lexicographic order of their bytes. The empty key is a key. A key
-///    has at most [`MAX_KEY_LEN`] bytes and a value at most [`MAX_VALUE_LEN`]; writing a longer one is an error that
-///    says both lengths. Reading or deleting a key that is too long finds nothing.
+///    has at most [`MAX_KEY_LEN`](crate::MAX_KEY_LEN) bytes and a value at most
+///    [`MAX_VALUE_LEN`](crate::MAX_VALUE_LEN); writing a longer one is an error that gives its length and the limit.
+///    Reading or deleting a key that is too long finds nothing.
 /// 2. **Ranges** may be anything. An empty or inverted range yields nothing. The empty prefix matches every key; a
-///    prefix of only `0xFF` bytes reaches to the end.
-/// 3. **An error changes nothing**, except where a method says otherwise.
-/// 4. **Handles do not change.** Bytes handed out by a `get` or a scan, and snapshots, stay as they were whatever
-///    happens to the store afterwards, its end included.
-/// 5. **Counts are exact**: [`len`](Self::len) is the number of entries and [`size_bytes`](Self::size_bytes) the sum
-///    of the lengths of all keys and values, both in O(1).
-/// 6. **A failing medium is never an absent entry.** Where an entry cannot be read, the `try_` methods return the error
+///    prefix of only `0xFF` bytes has no upper bound.
+/// 3. **An error changes nothing**, unless the method's documentation says otherwise.
+/// 4. **Handles do not change.** Bytes returned by a `get` or a scan, and snapshots, stay unchanged whatever happens to
+///    the store afterwards, even after it is dropped.
+/// 5. **Counts are exact**: [`len`](Self::len) is the number of entries and [`size_bytes`](Self::size_bytes) the sum of
+///    the lengths of all keys and values, both in O(1).
+/// 6. **A failing medium is never an absent entry.** If an entry cannot be read, the `try_` methods return the error
 ///    and the plain ones panic with it.
 ///
-/// The stores of this crate keep one rule more: every non-empty value that they hand out as [`Bytes`] starts at a multiple
-/// of [`VALUE_ALIGNMENT`](crate::VALUE_ALIGNMENT), so that `rkyv::access` works on it. Slices that a closure borrows need
-/// not be aligned.
+/// The stores of this crate keep one more rule: every non-empty value that they return as [`Bytes`] starts at a
+/// multiple of [`VALUE_ALIGNMENT`](crate::VALUE_ALIGNMENT), so that `rkyv::access` works on it. Slices that a closure
+/// borrows need not be aligned.
 ///
 /// # Implementing it
 ///
 /// The ten methods without a body suffice; the example `custom_store` shows a whole store. Every other method works
-/// through them; override those that the store can do better. [`check_entry_len`](crate::check_entry_len) enforces the
-/// limits, [`StateSnapshot::from_source`] makes a snapshot that shares what the store holds, and
-/// [`StateSnapshot::from_sorted`] one of copied entries; `conformance::check` checks the result. A store whose medium can
-/// fail reports that from `put`, `delete` or `flush`; `snapshot`, `restore` and `clear` have no error to return, so such
-/// a store remembers a failure there and returns it from the next of those.
+/// through them; override those that the store can do better.
+///
+/// [`check_entry_len`](crate::check_entry_len) enforces the limits. [`StateSnapshot::from_source`] creates a snapshot
+/// that shares the store's entries, and [`StateSnapshot::from_sorted`] one of copied entries. `conformance::check`
+/// checks the result.
+///
+/// A store whose medium can fail reports that from `put`, `delete` or `flush`. `snapshot`, `restore` and `clear` have
+/// no error to return, so such a store remembers their failure and returns it from the next `put`, `delete` or `flush`.
 ///
 /// All methods can be called on `dyn StateStore`; typed access and everything generic is in
 /// [`StateStoreExt`](crate::StateStoreExt).
 ///
 /// # Costs
 ///
-/// Costs in the documentation of provided methods are those of the provided body, counted in calls of required methods.
+/// Costs in the documentation of provided methods are those of the provided body, in calls of required methods.
 pub trait StateStore: Send {
     /// Returns the value of `key`.
     fn get(&self, key: &[u8]) -> Option<Bytes>;
@@ -76,10 +77,10 @@ pub trait StateStore: Send {
     ///
     /// # Errors
     ///
-    /// [`StateError::KeyTooLong`] and [`StateError::ValueTooLong`]; a store may have further reasons.
+    /// [`StateError::KeyTooLong`] and [`StateError::ValueTooLong`]; a store may have others.
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StateError>;
 
-    /// Removes `key` and its value. Removing a key that is absent is no error.
+    /// Removes `key` and its value. Removing an absent key is no error.
     ///
     /// # Errors
     ///
@@ -91,7 +92,7 @@ pub trait StateStore: Send {
     /// For typed values see [`StateStoreExt::scan_typed`](crate::StateStoreExt::scan_typed).
     fn prefix_scan<'a>(&'a self, prefix: &'a [u8]) -> Box<dyn Iterator<Item = (Bytes, Bytes)> + 'a>;
 
-    /// Iterates over the entries whose keys are in `range`, in order: the start is included, the end is not.
+    /// Iterates over the entries from `range.start` up to, but not including, `range.end`, in order.
     ///
     /// For other bounds see [`StateStoreExt::scan`](crate::StateStoreExt::scan).
     fn range_scan<'a>(&'a self, range: Range<&'a [u8]>) -> Box<dyn Iterator<Item = (Bytes, Bytes)> + 'a>;
@@ -102,10 +103,10 @@ pub trait StateStore: Send {
     /// Returns the number of entries. O(1).
     fn len(&self) -> usize;
 
-    /// Returns the contents of this instant as an immutable value of its own.
+    /// Returns the current contents as an immutable value that does not depend on the store.
     fn snapshot(&self) -> StateSnapshot;
 
-    /// Replaces the contents by those of `snapshot`, whichever store it comes from.
+    /// Replaces the contents by those of `snapshot`, which may come from any store.
     fn restore(&mut self, snapshot: StateSnapshot);
 
     /// Removes every entry.
@@ -121,7 +122,7 @@ pub trait StateStore: Send {
         self.len() == 0
     }
 
-    /// Makes earlier writes durable, where a store has a notion of that. In memory it does nothing.
+    /// Makes earlier writes durable, if the store has a notion of that. Does nothing in memory.
     ///
     /// # Errors
     ///
@@ -132,11 +133,11 @@ pub trait StateStore: Send {
 
     /// Returns the value of `key`, after setting it to `default` if there was none.
     ///
-    /// One `get`; for a new key a `put` and another `get`.
+    /// One `get`. For a new key also one `put` and another `get`.
     ///
     /// # Errors
     ///
-    /// The errors of [`put`](Self::put), when the key is new.
+    /// The errors of [`put`](Self::put), if the key is new.
     fn get_or_insert(&mut self, key: &[u8], default: &[u8]) -> Result<Bytes, StateError> {
         if let Some(value) = self.try_get(key)? {
             return Ok(value);
@@ -149,12 +150,12 @@ pub trait StateStore: Send {
     ///
     /// # Errors
     ///
-    /// None in memory; a store that reads from elsewhere returns its errors here, where [`get`](Self::get) panics.
+    /// None in memory. A store that reads from elsewhere returns its errors here; [`get`](Self::get) panics with them.
     fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         Ok(self.get(key))
     }
 
-    /// Removes `key` and returns its value. One `get` and, where there is a value, one `delete`.
+    /// Removes `key` and returns its value. One `get` and, if there is a value, one `delete`.
     ///
     /// # Errors
     ///
@@ -167,7 +168,8 @@ pub trait StateStore: Send {
         Ok(value)
     }
 
-    /// Calls `f` once with the value of `key`, in place where the store can. Returns `true` if there is a value. One `get`.
+    /// Calls `f` once with the value of `key`, in place if the store can. Returns `true` if there is a value. One
+    /// `get`.
     fn read(&self, key: &[u8], f: &mut dyn FnMut(&[u8])) -> bool {
         match self.get(key) {
             Some(value) => {
@@ -178,19 +180,23 @@ pub trait StateStore: Send {
         }
     }
 
-    /// Calls `f` as [`read`](Self::read) does, or returns the error of the store's medium. One `read`.
+    /// Calls `f` once with the value of `key`, or returns the error of the store's medium. One `read`.
+    ///
+    /// Otherwise works like [`read`](Self::read).
     ///
     /// # Errors
     ///
-    /// None in memory; a store that reads from elsewhere returns its errors here, where [`read`](Self::read) panics.
+    /// None in memory. A store that reads from elsewhere returns its errors here; [`read`](Self::read) panics with
+    /// them.
     fn try_read(&self, key: &[u8], f: &mut dyn FnMut(&[u8])) -> Result<bool, StateError> {
         Ok(self.read(key, f))
     }
 
-    /// Calls `f` once with the value of `key`, to be changed without changing its length. Returns `true` if there is a value.
+    /// Calls `f` once with the value of `key`, to change it without changing its length. Returns `true` if there is a
+    /// value.
     ///
-    /// Handles and snapshots taken before keep the old value. If `f` panics, the value is the old one, the new one or
-    /// partly each, and the store stays usable. One `get`, one copy of the value and one `put`.
+    /// Handles and snapshots taken before keep the old value. If `f` panics, the value is the old one, the new one or a
+    /// mixture of both, and the store stays usable. One `get`, one copy of the value and one `put`.
     ///
     /// # Errors
     ///
@@ -203,7 +209,9 @@ pub trait StateStore: Send {
         Ok(true)
     }
 
-    /// Sets the value of `key` like [`put`](Self::put), from a handle that a store may keep instead of copying.
+    /// Sets the value of `key` from a handle that the store may keep instead of copying.
+    ///
+    /// Otherwise works like [`put`](Self::put).
     ///
     /// # Errors
     ///
@@ -212,14 +220,14 @@ pub trait StateStore: Send {
         self.put(key, &value)
     }
 
-    /// Sets the values of a batch of keys, in their order: of a key that occurs twice the last value stays.
+    /// Sets the values of a batch of keys, in their order. If a key occurs twice, the last value stays.
     ///
     /// One `put` each.
     ///
     /// # Errors
     ///
-    /// The errors of [`put`](Self::put). If an entry is longer than [`check_entry_len`] allows, none is put; if one is
-    /// refused for another reason, those before it stay, and the same batch may be put again.
+    /// The errors of [`put`](Self::put). If an entry is longer than [`check_entry_len`](crate::check_entry_len) allows,
+    /// none is put. If one is refused for another reason, those before it stay, and the same batch may be put again.
     fn put_many(&mut self, entries: &[(&[u8], &[u8])]) -> Result<(), StateError> {
         check_entry_lens(entries)?;
         entries.iter().try_for_each(|&(key, value)| self.put(key, value))
@@ -227,13 +235,13 @@ pub trait StateStore: Send {
 
     /// Deletes entries whose keys are within `bounds`, in order, and at most `limit` of them.
     ///
-    /// One [`try_visit_range`](Self::try_visit_range) that keeps the keys, then a `delete` each. For ranges of any kind see
-    /// [`StateStoreExt::delete_range`](crate::StateStoreExt::delete_range).
+    /// One [`try_visit_range`](Self::try_visit_range) that copies the keys, then one `delete` for each. For ranges of
+    /// any kind see [`StateStoreExt::delete_range`](crate::StateStoreExt::delete_range).
     ///
     /// # Errors
     ///
-    /// The errors of [`try_visit_range`](Self::try_visit_range) and [`delete`](Self::delete). Entries deleted until then stay
-    /// deleted.
+    /// The errors of [`try_visit_range`](Self::try_visit_range) and [`delete`](Self::delete). Entries deleted until
+    /// then stay deleted.
     fn delete_within(&mut self, bounds: KeyBounds<'_>, limit: usize) -> Result<Deleted, StateError> {
         let (mut keys, mut is_done) = (Vec::new(), true);
         self.try_visit_range(bounds, &mut |key, _| {
@@ -252,19 +260,19 @@ pub trait StateStore: Send {
 
     /// Iterates over the entries whose keys are within `bounds`, in order, and from both ends.
     ///
-    /// The bounds are copied. Going up costs one `range_scan` for every batch of entries, the first of one entry and
-    /// further ones of up to 1,024; an included upper bound costs also one `get` for each. **Going down buffers all
-    /// entries that are left.** The stores of this crate do neither.
+    /// The bounds are copied. Ascending costs one `range_scan` for every batch of entries: the first batch has one
+    /// entry, later ones up to 1,024. An included upper bound also costs one `get` for each batch. **Descending buffers
+    /// all remaining entries.** The stores of this crate do neither.
     ///
     /// For ranges of any kind see [`StateStoreExt::scan`](crate::StateStoreExt::scan).
     fn entries(&self, bounds: KeyBounds<'_>) -> Scan<'_> {
         Scan::buffered(Batches::new(self, OwnedBounds::copy_of(bounds)))
     }
 
-    /// Calls `f` with the key and value of every entry within `range`, in order, until it returns
+    /// Calls `f` with the key and value of every entry within `range`, in order, until `f` returns
     /// [`ControlFlow::Break`].
     ///
-    /// One `range_scan`; where the upper bound is included, also one `get`.
+    /// One `range_scan`. If the upper bound is included, also one `get`.
     fn visit_range(&self, range: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
         for (key, value) in scan_bounds(self, range) {
             if f(&key, &value).is_break() {
@@ -273,12 +281,14 @@ pub trait StateStore: Send {
         }
     }
 
-    /// Calls `f` as [`visit_range`](Self::visit_range) does, or returns the error of the store's medium.
+    /// Calls `f` with every entry within `range`, or returns the error of the store's medium.
+    ///
+    /// Otherwise works like [`visit_range`](Self::visit_range).
     ///
     /// # Errors
     ///
-    /// None in memory; a store that reads from elsewhere returns its errors here, after the entries before them, where
-    /// [`visit_range`](Self::visit_range) panics.
+    /// None in memory. A store that reads from elsewhere returns its errors here, after the entries before them;
+    /// [`visit_range`](Self::visit_range) panics with them.
     fn try_visit_range(
         &self,
         range: KeyBounds<'_>,
@@ -290,58 +300,34 @@ pub trait StateStore: Send {
 
     /// Replaces the contents by those of `snapshot`, which may turn out to be damaged or unreadable.
     ///
-    /// Verifies the snapshot, then calls `restore`. A snapshot whose reads can fail nevertheless, as those from a reader, is
-    /// read into memory first. The stores of this crate read it once, and directly.
+    /// Verifies the snapshot, then calls `restore`. If reads can still fail, as for an image in a reader, the snapshot
+    /// is read into memory first. The stores of this crate read it once, and directly.
     ///
     /// # Errors
     ///
-    /// The errors of [`StateSnapshot::verify`], and those of reading. Then the store is as it was.
+    /// The errors of [`StateSnapshot::verify`], and those of reading. The store is then unchanged.
     fn try_restore(&mut self, snapshot: StateSnapshot) -> Result<(), StateError> {
         self.restore(snapshot.into_sound()?);
         Ok(())
     }
 
-    /// Returns how much memory the store uses, in bytes, as far as it knows.
+    /// Returns the memory that the store uses, in bytes, as far as the store knows it.
     ///
-    /// The provided body returns [`size_bytes`](Self::size_bytes), which is the least it can be for a store in memory.
+    /// The provided body returns [`size_bytes`](Self::size_bytes), the least possible for a store in memory.
     fn memory_bytes(&self) -> usize {
         self.size_bytes()
     }
 
-    /// Looks up a batch of keys: afterwards `out` holds one answer for each, in their order, and nothing else.
+    /// Looks up a batch of keys. Afterwards `out` holds the values only, one for each key, in the order of the keys.
     ///
-    /// One `get` each.
+    /// One `get` for each.
     fn get_many(&self, keys: &[&[u8]], out: &mut Vec<Option<Bytes>>) {
         out.clear();
         out.extend(keys.iter().map(|key| self.get(key)));
     }
 }
 
-/// Fails if an entry is larger than the contract of [`StateStore`] allows. For implementors of [`StateStore::put`].
-///
-/// # Errors
-///
-/// [`StateError::KeyTooLong`] and [`StateError::ValueTooLong`].
-///
-/// ```
-/// assert!(opstate::check_entry_len(b"key", b"value").is_ok());
-/// assert!(opstate::check_entry_len(&[0; 65_536], b"value").is_err());
-/// ```
-pub fn check_entry_len(key: &[u8], value: &[u8]) -> Result<(), StateError> {
-    if key.len() > MAX_KEY_LEN {
-        return Err(StateError::KeyTooLong { len: key.len(), limit: MAX_KEY_LEN });
-    }
-    if value.len() > MAX_VALUE_LEN {
-        return Err(StateError::ValueTooLong { len: value.len(), limit: MAX_VALUE_LEN });
-    }
-    Ok(())
-}
-
-pub(crate) fn check_entry_lens(entries: &[(&[u8], &[u8])]) -> Result<(), StateError> {
-    entries.iter().try_for_each(|&(key, value)| check_entry_len(key, value))
-}
-
-/// Scans any bounds by means of `range_scan` and `get` alone.
+/// Scans any bounds with `range_scan` and `get` alone.
 fn scan_bounds<'a, S: StateStore + ?Sized>(store: &'a S, (start, end): KeyBounds<'a>) -> Entries<'a> {
     if is_inverted((start, end)) {
         return Box::new(iter::empty());
@@ -365,13 +351,13 @@ fn scan_bounds<'a, S: StateStore + ?Sized>(store: &'a S, (start, end): KeyBounds
 /// The longest batch of [`Batches`], in entries.
 const LONGEST_BATCH: usize = 1024;
 
-/// A walk up a store that has nothing but `range_scan`, in batches, so that it owns its bounds.
+/// An ascending iterator that needs only `range_scan`. It reads in batches, so that it owns its bounds.
 struct Batches<'a, S: ?Sized> {
     store: &'a S,
-    /// Where the next batch starts, and the end of all.
+    /// The start of the next batch, and the end of the last one.
     bounds: OwnedBounds,
     batch: vec::IntoIter<(Bytes, Bytes)>,
-    /// How many entries the next batch takes: few at first, for those who stop early. 0 at the end.
+    /// The length of the next batch; 0 at the end. The first batches are short, for callers that stop early.
     next_len: usize,
 }
 
@@ -397,6 +383,21 @@ impl<S: StateStore + ?Sized> Iterator for Batches<'_, S> {
             self.batch = batch.into_iter();
         }
         self.batch.next()
+    }
+}
+
+impl UnverifiedImage {
+    /// Replaces the contents of a store by those of the image.
+    ///
+    /// The stores of this crate read the image once, and verify it on the way. Other stores that do not override
+    /// [`StateStore::try_restore`] need more: an image in a reader is read into memory first, and any other image is
+    /// read twice.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`verify`](Self::verify). The store is then unchanged.
+    pub fn restore_into<S: StateStore + ?Sized>(&self, store: &mut S) -> Result<(), StateError> {
+        store.try_restore(self.snapshot().clone()).map_err(|error| self.add_path(error))
     }
 }
 

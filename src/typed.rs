@@ -2,13 +2,13 @@
 //!
 //! # Design
 //!
-//! A value is written through a buffer of the thread. It is read in place where its bytes are a valid archive as they
-//! lie, else from a copy in such a buffer. Nothing here knows stores.
+//! A value is written through a buffer of the thread. It is read in place if its bytes are a valid archive at their
+//! address, or from a copy in such a buffer. Nothing here depends on stores.
 //!
 //! # Alignment
 //!
-//! The validator checks the alignment of addresses. An answer must depend on the bytes alone and not on where a store
-//! keeps them, so each value is tried at both [`STARTS`]: at 0, where its type would have put it, and at 8, where a
+//! The validator checks the alignment of addresses. A result must depend on the bytes alone, not on where a store keeps
+//! them. So each value is tried at both [`STARTS`]: at 0, where its type would have put it, and at 8, where a
 //! `HotStore` has every other value. Only forged bytes are valid at 8 and not at 0.
 
 use std::any::type_name;
@@ -27,22 +27,22 @@ use rkyv::validation::archive::ArchiveValidator;
 use rkyv::validation::shared::SharedValidator;
 use rkyv::{Archive, Deserialize, Portable, Serialize};
 
-use crate::StateError;
 use crate::aligned::VALUE_ALIGNMENT;
-use crate::error::shown;
+use crate::error::{StateError, shown};
 
-/// The deepest nesting of a typed value that is read, in pointers from the root to the innermost value. An empty vector
-/// counts as a pointer.
+/// The deepest nesting of a typed value that can be read, in pointers from the root to the innermost value.
+///
+/// An empty vector counts as a pointer.
 ///
 /// Reading recurses once for each level, in rkyv's check, in `Deserialize` and in the destructor of the type. The limit
-/// keeps that within a stack of 2 MiB for types of usual size. A deeper value is
-/// [`StateError::WrongType`]. Writing has no limit: a value nested so deep that its own `Serialize` overflows the stack
-/// ends the process, as does the destructor of such a value.
+/// keeps that within a stack of 2 MiB for types of usual size. A deeper value is [`StateError::WrongType`]. Writing has
+/// no limit: a value nested so deeply that its own `Serialize` overflows the stack ends the process, as does the
+/// destructor of such a value.
 pub const MAX_VALUE_DEPTH: usize = 512;
 
-/// A type whose archived values can be read in place: the bound of [`StateStoreExt::view`](crate::StateStoreExt::view).
+/// A type whose archived values can be read in place. The bound of [`StateStoreExt::view`](crate::StateStoreExt::view).
 ///
-/// Every type that derives [`rkyv::Archive`] has it, as long as its fields do.
+/// Implemented for every type that derives [`rkyv::Archive`], if its fields implement it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be read in place as a typed value",
     label = "its archived form cannot be checked",
@@ -58,9 +58,10 @@ where
 {
 }
 
-/// A type whose archived values can be read: the bound of [`StateStoreExt::get_typed`](crate::StateStoreExt::get_typed).
+/// A type whose archived values can be read. The bound of
+/// [`StateStoreExt::get_typed`](crate::StateStoreExt::get_typed).
 ///
-/// Every type that derives [`rkyv::Archive`] and [`rkyv::Deserialize`] has it, as long as its fields do.
+/// Implemented for every type that derives [`rkyv::Archive`] and [`rkyv::Deserialize`], if its fields implement it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be read as a typed value",
     label = "it cannot be made of archived bytes",
@@ -76,9 +77,9 @@ where
 {
 }
 
-/// A type whose values can be archived: the bound of [`StateStoreExt::put_typed`](crate::StateStoreExt::put_typed).
+/// A type whose values can be archived. The bound of [`StateStoreExt::put_typed`](crate::StateStoreExt::put_typed).
 ///
-/// Every type that derives [`rkyv::Archive`] and [`rkyv::Serialize`] has it, as long as its fields do.
+/// Implemented for every type that derives [`rkyv::Archive`] and [`rkyv::Serialize`], if its fields implement it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be written as a typed value",
     label = "it cannot be archived",
@@ -89,7 +90,7 @@ pub trait WriteValue: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'
 #[diagnostic::do_not_recommend]
 impl<T> WriteValue for T where T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>> {}
 
-/// A type whose values can be written and read: the one bound of a generic operator.
+/// A type whose values can be written and read. A generic operator needs only this bound.
 ///
 /// ```
 /// use opstate::{StateError, StateStore, StateStoreExt, StateValue};
@@ -121,19 +122,22 @@ pub trait StateValue: ReadValue + WriteValue {}
 #[diagnostic::do_not_recommend]
 impl<T: ReadValue + WriteValue> StateValue for T {}
 
-/// A scratch buffer that grew beyond this many bytes is given back instead of being kept for the next call.
+/// The largest capacity of a scratch buffer that is kept for the next call. Larger buffers are freed.
 const SCRATCH_KEPT: usize = 64 << 10;
 
 thread_local! {
     static SCRATCH: Cell<AlignedVec> = Cell::new(AlignedVec::new());
 }
 
-/// An aligned buffer that the thread lends, empty, so that small values cost no allocation. A nested call gets a new one.
+/// An empty, aligned buffer borrowed from the thread, so that small values cost no allocation.
+///
+/// A nested call gets a new buffer.
 struct Scratch(AlignedVec);
 
 impl Scratch {
+    /// Takes the buffer of the thread.
     fn take() -> Self {
-        // While a thread ends its buffer may be gone already.
+        // While a thread ends, its buffer may be gone already.
         Self(SCRATCH.try_with(Cell::take).unwrap_or_default())
     }
 
@@ -156,7 +160,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Archives `value`, which is to be the value of `key`, and calls `f` with the bytes.
+/// Archives `value` and calls `f` with the bytes. `key` is for errors.
 pub(crate) fn with_encoded<T: WriteValue, R>(
     key: &[u8],
     value: &T,
@@ -169,7 +173,7 @@ pub(crate) fn with_encoded<T: WriteValue, R>(
     f(&scratch.0)
 }
 
-/// Reads the value of `key` as a `T`.
+/// Reads the value of `key` as a `T`. `key` is for errors.
 pub(crate) fn decode<T: ReadValue>(key: &[u8], value: &[u8]) -> Result<T, StateError> {
     with_archived::<T, _>(value, |archived| deserialize::<T, Error>(archived))
         .and_then(|decoded| decoded.map_err(|_| "it is such an archive, but no value can be made of it"))
@@ -195,7 +199,7 @@ pub(crate) fn view_mut<T: ViewValue, R>(
     with_archived_mut::<T, _>(value, f).map_err(|problem| wrong_type::<T>(key, len, problem))
 }
 
-/// Where a value may start within [`VALUE_ALIGNMENT`] bytes for its archive to be valid.
+/// The offsets within [`VALUE_ALIGNMENT`] bytes at which an archive is tried.
 const STARTS: [usize; 2] = [0, 8];
 
 /// The reason why a value cannot be read, as the middle of a sentence.
@@ -204,25 +208,25 @@ type Problem = &'static str;
 const INVALID: Problem = "its bytes are no valid archive of that type, or one nested more than 512 levels deep";
 const UNUSED: Problem = "bytes at its start belong to no archive of that type";
 
-/// Returns where the bytes start within the alignment.
+/// Returns the offset of the bytes from the alignment.
 fn start_of(bytes: &[u8]) -> usize {
     bytes.as_ptr().addr() % VALUE_ALIGNMENT
 }
 
-/// Checks the root at the end of `bytes`, and what it points to, as an archived `T`.
+/// Checks the root at the end of `bytes`, and everything it points to, as an archived `T`.
 fn access<T>(bytes: &[u8]) -> Result<&T, Problem>
 where
     T: Portable + for<'a> CheckBytes<HighValidator<'a, Error>>,
 {
-    // rkyv counts the root as a level, and refuses a pointer where one level is left.
+    // rkyv counts the root as a level, and refuses a pointer when one level is left.
     let archive = ArchiveValidator::with_max_depth(bytes, NonZeroUsize::new(MAX_VALUE_DEPTH + 2));
     access_with_context::<T, _, Error>(bytes, &mut Validator::new(archive, SharedValidator::new())).map_err(|_| INVALID)
 }
 
-/// Checks `bytes` as an archived `T`, all of them.
+/// Checks all of `bytes` as an archived `T`.
 ///
-/// rkyv looks for the root at the end and takes whatever it does not point to for granted, so that the first field of a
-/// longer type would do for a shorter one. Where the root validates without the bytes before it, they are not its own.
+/// rkyv looks for the root at the end, and ignores bytes that it does not point to. So the first field of a longer type
+/// would pass for a shorter type. If the root validates without the bytes before it, they do not belong to it.
 fn access_all<T>(bytes: &[u8]) -> Result<&T, Problem>
 where
     T: Portable + for<'a> CheckBytes<HighValidator<'a, Error>>,
@@ -234,7 +238,7 @@ where
     }
 }
 
-/// Checks `bytes` as an archived `T` and calls `f` with it, on a copy only where they are not valid as they lie.
+/// Checks `bytes` as an archived `T` and calls `f` with it. Copies them only if they are not valid in place.
 fn with_archived<T: ViewValue, R>(bytes: &[u8], f: impl FnOnce(&T::Archived) -> R) -> Result<R, Problem> {
     if STARTS.contains(&start_of(bytes)) {
         if let Ok(archived) = access_all::<T::Archived>(bytes) {
@@ -245,12 +249,12 @@ fn with_archived<T: ViewValue, R>(bytes: &[u8], f: impl FnOnce(&T::Archived) -> 
     access_all::<T::Archived>(&copy.0[start..]).map(f)
 }
 
-/// Does what [`with_archived`] does, for changes in place. A copy is written back when `f` has returned.
+/// Checks `bytes` as an archived `T` and calls `f` to change it in place. A copy is written back after `f` returns.
 fn with_archived_mut<T: ViewValue, R>(
     bytes: &mut [u8],
     f: impl FnOnce(Seal<'_, T::Archived>) -> R,
 ) -> Result<R, Problem> {
-    // `access_mut` checks once more, without a bound of its own on the depth: the check before has one.
+    // `access_mut` checks again, without a limit of its own on the depth; the check before has one.
     let access_mut = |bytes| access_mut::<T::Archived, Error>(bytes).map_err(|_| INVALID);
     if STARTS.contains(&start_of(bytes)) && access_all::<T::Archived>(bytes).is_ok() {
         return Ok(f(access_mut(bytes)?));
@@ -261,8 +265,9 @@ fn with_archived_mut<T: ViewValue, R>(
     Ok(result)
 }
 
-/// Copies `bytes` to the first of the [`STARTS`] where they are a valid archive of a `T`, and says which. An error is that
-/// of the first.
+/// Copies `bytes` to the first of the [`STARTS`] where they are a valid archive of a `T`, and returns the start.
+///
+/// Returns the error at the first start if there is none.
 fn valid_copy<T: ViewValue>(bytes: &[u8]) -> Result<(Scratch, usize), Problem> {
     let mut error = None;
     for start in STARTS {
@@ -275,6 +280,7 @@ fn valid_copy<T: ViewValue>(bytes: &[u8]) -> Result<(Scratch, usize), Problem> {
     Err(error.expect("there are starts"))
 }
 
+/// Returns the error of a value that cannot be read as a `T`.
 fn wrong_type<T>(key: &[u8], value_len: usize, problem: Problem) -> StateError {
     StateError::WrongType { key: shown(key), key_len: key.len(), value_len, type_name: type_name::<T>(), problem }
 }

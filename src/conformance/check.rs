@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::literal::Shown;
 use super::rule::Rule;
-use crate::StateError;
+use crate::error::StateError;
 
 /// The entries that a store must hold.
 pub(super) type Model = BTreeMap<Bytes, Bytes>;

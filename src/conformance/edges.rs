@@ -10,7 +10,7 @@ use super::check::KeyBound;
 use super::literal::pattern;
 use super::op::Op;
 use super::walk::Walk;
-use crate::MAX_KEY_LEN;
+use crate::limits::MAX_KEY_LEN;
 
 /// Sorted keys, prefixes and ends of ranges. Some keys are prefixes of others.
 const EDGES: [&[u8]; 10] = [b"", b"\0", b"\0\0", b"a", b"a\0", b"a\xFF", b"b", b"\x80", b"\xFF", b"\xFF\xFF"];

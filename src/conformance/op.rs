@@ -8,7 +8,9 @@ use super::check::KeyBound;
 use super::literal::{HANDLE, PATTERN, list, literal, slice};
 use super::values::{MISALIGNED, Values};
 use super::walk::{IN_TURNS, Walk};
-use crate::{ImageInfo, MAX_KEY_LEN, StateSnapshot};
+use crate::image::inspect::ImageInfo;
+use crate::limits::MAX_KEY_LEN;
+use crate::snapshot::state_snapshot::StateSnapshot;
 
 /// One call to the store under test, with the checks around it.
 ///

@@ -1,4 +1,4 @@
-//! [`Rule`]: the contract as separate rules that a report can name.
+//! [`Rule`]: the contract as separate rules that a report can name. `run.rs` checks them.
 
 use std::fmt;
 

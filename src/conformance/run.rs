@@ -19,7 +19,10 @@ use super::rule::Rule;
 use super::snapshots::{Held, opened};
 use super::values::{HandedOut, Values};
 use super::walk::Walk;
-use crate::{MAX_KEY_LEN, StateError, StateStore, UnverifiedImage};
+use crate::error::StateError;
+use crate::limits::MAX_KEY_LEN;
+use crate::snapshot::unverified::UnverifiedImage;
+use crate::store::StateStore;
 
 /// The stores under test.
 #[derive(Clone, Copy)]

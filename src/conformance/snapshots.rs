@@ -14,7 +14,8 @@ use super::op::{image_source, range_source};
 use super::rule::Rule;
 use super::values::Values;
 use super::walk::Walk;
-use crate::{StateError, StateSnapshot};
+use crate::error::StateError;
+use crate::snapshot::state_snapshot::StateSnapshot;
 
 /// Number of times a thread reads a snapshot. It must still be reading when the writer goes on.
 const READS_ON_THREAD: usize = 4;

@@ -8,8 +8,7 @@ use bytes::Bytes;
 use super::check::{Checked, ensure, ensure_scan};
 use super::literal::{Shown, handle, list, literal};
 use super::rule::Rule;
-use crate::VALUE_ALIGNMENT;
-use crate::aligned::is_aligned;
+use crate::aligned::{VALUE_ALIGNMENT, is_aligned};
 
 /// Properties of values to check in addition to their bytes.
 #[derive(Clone, Copy, Debug)]

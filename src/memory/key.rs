@@ -1,30 +1,33 @@
-//! [`Key`]: a key laid out so that a search in the map compares numbers and rarely follows a pointer.
+//! [`Key`]: a key whose comparison compares numbers and rarely follows a pointer.
 //!
 //! # Design
 //!
-//! The first 15 bytes stand in the map's nodes as one big-endian number of 128 bits, filled up with zeros. Its last byte
-//! is the length, which tells `a` from `a\0`, or a mark above every length for keys that go on elsewhere.
+//! The first 15 bytes are stored in the map's nodes, padded with zeros to 15, in one big-endian number of 128 bits. The
+//! last byte of the number is the key's length, which distinguishes `a` from `a\0`. For a longer key it is [`LONG`],
+//! above every length.
 //!
 //! # Why
 //!
-//! A `BTreeMap` compares some forty keys for a lookup among a million entries. With a `Vec<u8>` for a key each comparison
-//! is a cache miss; with this layout it is two instructions on bytes that are there already. A longer head makes nodes
-//! larger and the lookup slower again (23 bytes: by an eighth).
+//! A `BTreeMap` compares some forty keys for a lookup among a million entries. With a `Vec<u8>` for a key, each
+//! comparison is a cache miss; with this layout it is two instructions on bytes in the node. A longer head makes nodes
+//! larger and the lookup slower again (with 23 bytes, by an eighth).
 //!
 //! # Invariants
 //!
-//! 1. `long` is `Some` exactly for keys of more than 15 bytes, and then the whole key.
-//! 2. `head` is the first 15 bytes of the key, filled up with zeros, then its length or [`LONG`].
-//! 3. Hence the order of keys as values is that of their bytes.
+//! 1. `long` is `Some` exactly for keys of more than 15 bytes, and then holds the whole key.
+//! 2. `head` is the first 15 bytes of the key, padded with zeros, then its length or [`LONG`].
+//! 3. Hence `Key`s compare like their bytes.
 
 use std::cmp::Ordering;
 
 use bytes::Bytes;
 
-/// The bytes of a key that stand in the map's nodes.
+/// The number of bytes of a key that are stored in the map's nodes.
 const INLINE: usize = 15;
+/// The last byte of the head of a longer key.
 const LONG: u8 = INLINE as u8 + 1;
 
+/// A key, with its first bytes in place.
 #[derive(Clone)]
 pub(super) struct Key {
     head: [u8; INLINE + 1],
@@ -32,6 +35,7 @@ pub(super) struct Key {
 }
 
 impl Key {
+    /// Copies a key.
     pub(super) fn new(key: &[u8]) -> Self {
         let mut head = [0; INLINE + 1];
         let (long, len) = match head.get_mut(..key.len()) {
@@ -48,6 +52,7 @@ impl Key {
         Self { head, long }
     }
 
+    /// Returns the bytes of the key.
     pub(super) fn as_slice(&self) -> &[u8] {
         match &self.long {
             Some(key) => key,
@@ -55,7 +60,7 @@ impl Key {
         }
     }
 
-    /// The handle of a key that has one because it does not stand in the map.
+    /// Returns the handle of a long key, which is stored outside of the map's nodes.
     pub(super) fn handle(&self) -> Option<&Bytes> {
         self.long.as_deref()
     }
@@ -65,7 +70,7 @@ impl Ord for Key {
     #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
         let (head, other_head) = (u128::from_be_bytes(self.head), u128::from_be_bytes(other.head));
-        // With equal heads either both go on elsewhere or both are complete.
+        // With equal heads, either both keys are long or both are complete.
         head.cmp(&other_head).then_with(|| self.long.cmp(&other.long))
     }
 }

@@ -1,6 +1,5 @@
-//! [`SortedMap`]: the entries of an [`InMemoryStore`](super::InMemoryStore), and what its snapshots share.
+//! [`SortedMap`]: the entries of an [`InMemoryStore`](super::InMemoryStore), shared with its snapshots.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::collections::btree_map::{Entry, Range};
 use std::ops::ControlFlow;
@@ -11,11 +10,16 @@ use bytes::Bytes;
 use super::key::Key;
 use super::value::Value;
 use crate::bounds::{ALL_KEYS, KeyBounds, OwnedBounds, is_inverted};
-use crate::handles::{Handles, Part};
+use crate::error::StateError;
+use crate::handles::{CowBytes, Handles};
+use crate::limits::MAX_KEY_LEN;
+use crate::scan::TryScan;
 use crate::scan::TwoEnds;
-use crate::snapshot::Source;
-use crate::{MAX_KEY_LEN, StateError, StateSnapshot, TryScan};
+use crate::snapshot::state_snapshot::StateSnapshot;
+use crate::source::{SnapshotSource, Source};
 
+/// The entries of a store, in order of keys.
+///
 /// Invariant: `size_bytes` is the sum of the lengths of all keys and values in `map`.
 #[derive(Clone, Default)]
 pub(super) struct SortedMap {
@@ -24,18 +28,17 @@ pub(super) struct SortedMap {
 }
 
 impl SortedMap {
+    /// Returns the value of `key`.
     pub(super) fn find(&self, key: &[u8]) -> Option<&Value> {
-        // A key that cannot be there is not copied to find that out.
-        if key.len() > MAX_KEY_LEN {
-            return None;
-        }
-        self.map.get(&Key::new(key))
+        self.map.get(&searched(key)?)
     }
 
+    /// Returns the value of `key` for a change that keeps its length.
     pub(super) fn find_mut(&mut self, key: &[u8]) -> Option<&mut Value> {
-        self.map.get_mut(&Key::new(key))
+        self.map.get_mut(&searched(key)?)
     }
 
+    /// Sets the value of `key`.
     pub(super) fn insert(&mut self, key: &[u8], value: &[u8]) {
         match self.map.entry(Key::new(key)) {
             Entry::Vacant(entry) => {
@@ -49,15 +52,17 @@ impl SortedMap {
         }
     }
 
+    /// Removes `key` and its value.
     pub(super) fn remove(&mut self, key: &[u8]) {
-        if let Some(value) = self.map.remove(&Key::new(key)) {
+        if let Some(value) = searched(key).and_then(|key| self.map.remove(&key)) {
             self.size_bytes -= key.len() + value.as_slice().len();
         }
     }
 
+    /// Iterates over the entries within `bounds`, which may be inverted.
     fn range<'a>(&'a self, (start, end): KeyBounds<'_>) -> Range<'a, Key, Value> {
         if is_inverted((start, end)) {
-            // `BTreeMap::range` would panic; this is an empty range that it takes.
+            // `BTreeMap::range` would panic. It accepts this range, which is empty.
             return self.map.range(..Key::new(&[]));
         }
         self.map.range((start.map(Key::new), end.map(Key::new)))
@@ -65,26 +70,30 @@ impl SortedMap {
 
     /// Iterates over the entries within `bounds` as handles.
     pub(super) fn handles<'a>(&'a self, bounds: KeyBounds<'_>) -> impl Iterator<Item = (Bytes, Bytes)> + use<'a> {
-        Handles::new(self.range(bounds).map(parts))
+        Handles::new(self.range(bounds).map(entry_of))
     }
 
-    /// Iterates over the entries within `bounds` as handles, in descending order of keys.
-    pub(super) fn handles_down<'a>(&'a self, bounds: KeyBounds<'_>) -> impl Iterator<Item = (Bytes, Bytes)> + use<'a> {
-        Handles::new(self.range(bounds).rev().map(parts))
+    /// Iterates over the entries within `bounds` from both ends, as handles.
+    pub(super) fn entries(&self, bounds: KeyBounds<'_>) -> impl DoubleEndedIterator<Item = (Bytes, Bytes)> + use<'_> {
+        TwoEnds::new(
+            OwnedBounds::copy_of(bounds),
+            |bounds| self.handles(bounds.get()),
+            |bounds| Handles::new(self.range(bounds.get()).rev().map(entry_of)),
+        )
     }
 
-    /// Calls `f` with the entries within `bounds`, in order, until it breaks.
+    /// Calls `f` with the entries within `bounds`, in order, until `f` breaks.
     pub(super) fn visit(&self, bounds: KeyBounds<'_>, f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
         let _ = self.range(bounds).try_for_each(|(key, value)| f(key.as_slice(), value.as_slice()));
     }
 
-    /// Returns the entries of a snapshot of any origin. O(n), and O(1) for a snapshot of a store of this kind.
+    /// Returns the entries of a snapshot of any store. O(n), but O(1) for a snapshot of an `InMemoryStore`.
     pub(super) fn of(snapshot: &StateSnapshot) -> Result<Arc<Self>, StateError> {
         let source = Arc::clone(snapshot.source());
         if let Ok(map) = source.into_any().downcast() {
             return Ok(map);
         }
-        // A snapshot that nobody has verified may lie about how many entries it has.
+        // An unverified snapshot may claim any number of entries.
         const UNVERIFIED: usize = 1 << 20;
         let mut entries = Vec::with_capacity(snapshot.len().min(UNVERIFIED));
         let mut size_bytes = 0;
@@ -93,11 +102,11 @@ impl SortedMap {
             entries.push((Key::new(key), Value::new(value)));
             ControlFlow::Continue(())
         })?;
-        // A sorted vector is what a `BTreeMap` builds itself from in one pass.
+        // A `BTreeMap` builds itself from sorted entries in one pass.
         Ok(Arc::new(Self { map: entries.into_iter().collect(), size_bytes }))
     }
 
-    /// Returns about how much memory the entries take.
+    /// Returns an estimate of the memory that the entries take.
     pub(super) fn memory_bytes(&self) -> usize {
         // Nodes of a `BTreeMap` have room for 11 entries and are two thirds full on average. Longer keys and values are
         // counted by their lengths.
@@ -105,13 +114,18 @@ impl SortedMap {
     }
 }
 
-/// Returns an entry as it lies in the map.
-fn parts<'a>((key, value): (&'a Key, &'a Value)) -> (Part<'a>, Part<'a>) {
-    let part = |bytes, handle: Option<Bytes>| handle.map_or(Part::Borrowed(bytes), Part::Shared);
+/// Returns an entry as parts of a handle, which share long keys and values.
+fn entry_of<'a>((key, value): (&'a Key, &'a Value)) -> (CowBytes<'a>, CowBytes<'a>) {
+    let part = |bytes, handle: Option<Bytes>| handle.map_or(CowBytes::Borrowed(bytes), CowBytes::Shared);
     (part(key.as_slice(), key.handle().cloned()), part(value.as_slice(), value.handle()))
 }
 
-impl Source for SortedMap {
+/// Returns `key` for a search, or `None` for a key beyond the limit, which cannot be there and is not copied.
+fn searched(key: &[u8]) -> Option<Key> {
+    (key.len() <= MAX_KEY_LEN).then(|| Key::new(key))
+}
+
+impl SnapshotSource for SortedMap {
     fn len(&self) -> usize {
         self.map.len()
     }
@@ -125,11 +139,7 @@ impl Source for SortedMap {
     }
 
     fn try_scan(&self, bounds: KeyBounds<'_>) -> TryScan<'_> {
-        TryScan::new(TwoEnds::new(
-            OwnedBounds::copy_of(bounds),
-            |bounds| self.handles(bounds.get()).map(Ok),
-            |bounds| self.handles_down(bounds.get()).map(Ok),
-        ))
+        TryScan::new(self.entries(bounds).map(Ok))
     }
 
     fn try_visit(
@@ -140,8 +150,6 @@ impl Source for SortedMap {
         self.visit(bounds, f);
         Ok(())
     }
-
-    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
-        self
-    }
 }
+
+impl Source for SortedMap {}

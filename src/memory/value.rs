@@ -1,4 +1,4 @@
-//! [`Value`]: a short value in place, a longer one shared.
+//! [`Value`]: a value stored in place if it is short, and shared if it is long.
 
 use std::sync::Arc;
 
@@ -6,18 +6,20 @@ use bytes::Bytes;
 
 use crate::aligned::{aligned_copy, is_aligned};
 
-/// The longest value that stands in the map's nodes: what fits beside the two words of an `Arc<[u8]>`.
+/// The longest value that is stored in the map's nodes. It fits beside the two words of an `Arc<[u8]>`.
 const INLINE: usize = 22;
 
+/// A value of the map.
 #[derive(Clone)]
 pub(super) enum Value {
-    /// `bytes[..len]`.
+    /// A short value: `bytes[..len]`.
     Inline { len: u8, bytes: [u8; INLINE] },
-    /// Never changed while a handle or a snapshot shares it.
+    /// A long value. It is not changed while a handle or a snapshot shares it.
     Shared(Arc<[u8]>),
 }
 
 impl Value {
+    /// Copies a value.
     pub(super) fn new(value: &[u8]) -> Self {
         let mut bytes = [0; INLINE];
         match bytes.get_mut(..value.len()) {
@@ -29,6 +31,7 @@ impl Value {
         }
     }
 
+    /// Returns the bytes of the value.
     pub(super) fn as_slice(&self) -> &[u8] {
         match self {
             Self::Inline { len, bytes } => &bytes[..usize::from(*len)],
@@ -36,7 +39,7 @@ impl Value {
         }
     }
 
-    /// The value to be changed, as one that nobody else sees.
+    /// Returns the value for a change. Copies it first if a handle or a snapshot shares it.
     pub(super) fn make_mut(&mut self) -> &mut [u8] {
         match self {
             Self::Inline { len, bytes } => &mut bytes[..usize::from(*len)],
@@ -49,10 +52,10 @@ impl Value {
         self.handle().unwrap_or_else(|| aligned_copy(self.as_slice()))
     }
 
-    /// Returns a handle to a value that does not stand in the map, if it is aligned there.
+    /// Returns a handle to a long value, if it is aligned in place. Returns `None` for other values.
     ///
-    /// An `Arc<[u8]>` promises an alignment of 8. On 64 bits its contents lie 16 bytes behind the start of an allocation,
-    /// which is at a multiple of 16 with nearly every allocator.
+    /// An `Arc<[u8]>` guarantees an alignment of 8. On 64 bits its contents lie 16 bytes behind the start of an
+    /// allocation, which is at a multiple of 16 with nearly every allocator.
     pub(super) fn handle(&self) -> Option<Bytes> {
         match self {
             Self::Shared(value) if is_aligned(value) => Some(Bytes::from_owner(Arc::clone(value))),

@@ -1,7 +1,7 @@
-//! rkyv for [`StateSnapshot`]: a snapshot as a field of a user's own archived struct.
+//! rkyv for [`StateSnapshot`], so that a snapshot can be a field of a user's own archived struct.
 //!
-//! The archive of a snapshot is its image, as bytes at a multiple of 16. rkyv's own check of an archive sees only bytes;
-//! the image in them is verified when it is opened, as any image.
+//! The archive of a snapshot is its image, as bytes at a multiple of 16. rkyv's own check of an archive sees only
+//! bytes. The image in them is verified when it is opened, like any image.
 
 use std::fmt;
 
@@ -12,15 +12,16 @@ use rkyv::ser::{Writer, WriterExt};
 use rkyv::vec::{ArchivedVec, VecResolver};
 use rkyv::{Archive, Deserialize, Place, Portable, Serialize};
 
-use super::StateSnapshot;
-use super::format::ALIGNMENT;
-use crate::StateError;
+use super::state_snapshot::StateSnapshot;
+use crate::error::StateError;
+use crate::image::format::ALIGNMENT;
 
 /// The archived form of a [`StateSnapshot`]: the bytes of its image.
 ///
-/// The image has checksums of its own; the fields beside it have only those you add. An archive ends at 2 GiB. Of rkyv's
-/// error types, `BoxedError` says what is wrong with an image; `rkyv::rancor::Error`, which typed methods of stores use,
-/// does so in debug builds only.
+/// The image has checksums of its own; the fields beside it have only those you add. An archive cannot exceed 2 GiB.
+///
+/// Of rkyv's error types, `BoxedError` tells what is wrong with an image. `rkyv::rancor::Error`, which typed methods of
+/// stores use, does so in debug builds only.
 ///
 /// ```
 /// use opstate::StateSnapshot;
@@ -56,7 +57,7 @@ impl fmt::Debug for ArchivedStateSnapshot {
 }
 
 impl ArchivedStateSnapshot {
-    /// Returns the bytes of the image, which nothing has verified yet.
+    /// Returns the bytes of the image. They have not been verified.
     pub fn as_image(&self) -> &[u8] {
         self.image.as_slice()
     }
@@ -93,7 +94,7 @@ impl Archive for StateSnapshot {
     }
 }
 
-/// Fails for an image that would reach beyond the 2 GiB of an rkyv archive; [`StateSnapshot::write_to`] has no such limit.
+/// Fails if the image would exceed the 2 GiB of an rkyv archive; [`StateSnapshot::write_to`] has no such limit.
 impl<S> Serialize<S> for StateSnapshot
 where
     S: Fallible<Error: Source> + Writer + ?Sized,
@@ -106,7 +107,7 @@ where
             }
             Ok(())
         };
-        // Before an image is made that is too long already without what it adds to the entries.
+        // Entries that are too long by themselves are refused before an image is made of them.
         check(self.size_bytes())?;
         let mut image = Vec::new();
         self.write_to(&mut image).map_err(S::Error::new)?;
@@ -125,6 +126,7 @@ where
     }
 }
 
+/// The error of an image that would exceed the size of an rkyv archive.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "an image of {len} bytes at byte {position} reaches beyond the 2 GiB of an rkyv archive; write it to a file of its \

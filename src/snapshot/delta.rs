@@ -1,22 +1,22 @@
-//! [`StateDelta`]: what changed from one snapshot to another.
+//! [`StateDelta`]: the changes from one snapshot to another.
 //!
 //! # Design
 //!
-//! A delta is a list of changed keys in order, each with what became of it and its new value, and two fingerprints: that
-//! of the contents before and that of the contents after. There are three ways for the list to lie in memory:
+//! A delta is a list of changed keys in order, each with the kind of its change and its new value, and the fingerprints
+//! of the contents before and after. The list is stored in one of three ways:
 //!
 //! ```text
-//!   StateDelta ──> Arc<Shared> { timestamp, counts, changes }
+//!   StateDelta ──> Arc<DeltaData> { timestamp, counts, changes }
 //!                                                      │
-//!     Between { earlier, later, comparison }  or  Image ──> Bytes  or  Composed { vector of handles }
+//!     Between { earlier, later, comparison }  or  ImageReader ──> Bytes  or  Composed { vector of handles }
 //! ```
 //!
 //! # Fingerprints
 //!
-//! A fingerprint is a sum over entries, so that what is taken away and what is added lead from one end of a delta to
-//! the other. Between two snapshots in memory, neither end need be known when the delta is taken. Once one is asked for,
-//! one end is worked out from the other by the changes alone, and remembered in the snapshot it is of: a chain of
-//! checkpoints that began with a written image never passes over all entries again.
+//! A fingerprint is a sum over entries. So the fingerprint after a delta is the one before it, without the old entries
+//! and with the new ones. When a delta between two snapshots in memory is taken, neither fingerprint needs to be known.
+//! When one is asked for, the changes alone lead from one to the other, and both are stored in their snapshots. So a
+//! chain of checkpoints that began with a written image never reads all entries again.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -27,59 +27,30 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use super::comparison::{Handed, visit_differences};
-use super::format::{Base, checksums_are_ignored};
-use super::image::Image;
-use super::overlay::{Overlay, find_all};
-use super::segment::ChangeKind;
-use super::{
-    Comparison, Counts, Fingerprint, ImageOptions, Label, Shared as SharedSnapshot, Source, StateSnapshot,
-    expect_sound, write,
-};
-use crate::StateError;
+use super::diff::{ChangeHandles, Joined, TryJoin, visit_differences};
+use super::state_snapshot::StateSnapshot;
 use crate::aligned::{aligned, aligned_copy};
-use crate::error::shown;
-use crate::handles::Part;
-use crate::scan::opaque;
+use crate::comparison::{ChangeKind, Comparison, Counts};
+use crate::error::{StateError, expect_sound, shown};
+use crate::fingerprint::Fingerprint;
+use crate::handles::CowBytes;
+use crate::image::backing::Backing;
+use crate::image::changes::Changes;
+use crate::image::format::{Base, Header, ImageKind, checksums_are_ignored};
+use crate::image::label::Label;
+use crate::image::options::ImageOptions;
+use crate::image::reader::ImageReader;
+use crate::image::writer::ImageWriter;
+use crate::source::SnapshotSource as _;
 
-/// An iterator over changes in the order of keys: each key with its new value, or `None` if it was deleted.
-///
-/// It comes from [`StateDelta::iter`] and [`SegmentInfo::read`](super::SegmentInfo::read).
-#[must_use = "iterators are lazy"]
-pub struct Changes<'a> {
-    changes: Box<dyn Iterator<Item = (Bytes, Option<Bytes>)> + 'a>,
-}
-
-impl<'a> Changes<'a> {
-    pub(super) fn new(changes: impl Iterator<Item = (Bytes, Option<Bytes>)> + 'a) -> Self {
-        Self { changes: Box::new(changes) }
-    }
-}
-
-impl Iterator for Changes<'_> {
-    type Item = (Bytes, Option<Bytes>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.changes.next()
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.changes.size_hint()
-    }
-}
-
-opaque! {
-    ['a] Changes<'a>;
-}
-
-/// A key, what became of it, and its new value, which is empty if there is none.
-type Change = (Bytes, ChangeKind, Bytes);
+/// A changed key, the kind of its change, and its new value, which is empty for a deleted key.
+pub(crate) type Change = (Bytes, ChangeKind, Bytes);
 
 /// The changes from one snapshot, the *base*, to another: keys put and deleted, in order.
 ///
 /// A delta comes from two snapshots ([`StateSnapshot::delta_since`]), from the bytes of an image
 /// ([`from_bytes`](Self::from_bytes)), or from two deltas, one of which follows the other ([`compose`](Self::compose)).
-/// [`StateSnapshot::apply`] applies it to its base, and refuses any other.
+/// [`StateSnapshot::apply`] applies it to its base, and refuses any other snapshot.
 ///
 /// A chain of checkpoints is one image of a snapshot and then deltas, each from the snapshot before it:
 ///
@@ -92,9 +63,9 @@ type Change = (Bytes, ChangeKind, Bytes);
 ///
 /// # Sharing
 ///
-/// Cloning costs O(1). A delta between two snapshots shares them and keeps both alive, and with them what they keep of
-/// their store; write it, and drop it. Opened from bytes, it answers from those as they are, and handles are slices of
-/// them.
+/// Cloning costs O(1). A delta between two snapshots shares them and keeps both alive, with everything that they keep
+/// of their store; so write it, and drop it. A delta opened from bytes reads from them in place, and its handles are
+/// slices of them.
 ///
 /// ```
 /// use opstate::{HotStore, StateDelta, StateSnapshot, StateStore};
@@ -118,35 +89,27 @@ type Change = (Bytes, ChangeKind, Bytes);
 /// ```
 #[derive(Clone)]
 pub struct StateDelta {
-    shared: Arc<Shared>,
+    data: Arc<DeltaData>,
 }
 
-struct Shared {
+/// The shared part of a delta.
+struct DeltaData {
     timestamp_ns: u64,
     label: Label,
     counts: Counts,
     changes: Stored,
-    /// The sums that are taken away from the fingerprint of the base and added to it.
+    /// The sums that lead from the fingerprint of the base to that of the result: removed entries, then added entries.
     difference: OnceLock<(Fingerprint, Fingerprint)>,
 }
 
-/// Where the changes lie.
+/// The changes of a delta, wherever they are stored.
 enum Stored {
-    Between {
-        earlier: StateSnapshot,
-        later: StateSnapshot,
-        comparison: Arc<dyn Comparison>,
-    },
-    Image {
-        image: Image,
-        base: Base,
-    },
-    /// In strictly ascending order of keys.
-    Composed {
-        changes: Vec<Change>,
-        base: Fingerprint,
-        result: Fingerprint,
-    },
+    /// The differences between two snapshots.
+    Between { earlier: StateSnapshot, later: StateSnapshot, comparison: Arc<dyn Comparison> },
+    /// A verified image.
+    Image { image: Box<ImageReader>, base: Base },
+    /// A list of changes, in strictly ascending order of keys.
+    Composed { changes: Vec<Change>, base: Fingerprint, result: Fingerprint },
 }
 
 const _: () = {
@@ -156,34 +119,42 @@ const _: () = {
 
 impl StateDelta {
     fn new(timestamp_ns: u64, label: Label, counts: Counts, changes: Stored) -> Self {
-        Self { shared: Arc::new(Shared { timestamp_ns, label, counts, changes, difference: OnceLock::new() }) }
+        Self { data: Arc::new(DeltaData { timestamp_ns, label, counts, changes, difference: OnceLock::new() }) }
     }
 
-    /// The delta from `earlier` to `later`, given what differs.
-    pub(super) fn between(earlier: &StateSnapshot, later: &StateSnapshot, comparison: Arc<dyn Comparison>) -> Self {
+    /// Creates the delta from `earlier` to `later`, given their differences.
+    pub(crate) fn between(earlier: &StateSnapshot, later: &StateSnapshot, comparison: Arc<dyn Comparison>) -> Self {
         let (earlier, later) = (earlier.clone(), later.clone());
         let (timestamp_ns, label) = (later.timestamp_ns(), later.label().clone());
         Self::new(timestamp_ns, label, comparison.counts(), Stored::Between { earlier, later, comparison })
     }
 
-    /// Opens a delta that was written.
+    /// Opens the image of a delta.
     ///
-    /// All of it is verified, but for what only its base can tell; [`StateSnapshot::apply`] does that. The delta
-    /// answers from `bytes` as they are; they are copied only if they do not start at a multiple of 16 in memory.
-    /// Computes in O(n), and allocates less than the bytes' own length and a few hundred (twice that where they are copied).
+    /// Everything is verified that can be without the base; [`StateSnapshot::apply`] verifies the rest. The delta reads
+    /// from `bytes` in place; they are copied only if they do not start at a multiple of 16 in memory.
+    ///
+    /// Computes in O(n). Allocates less than the length of the bytes and a few hundred, or twice that if they are
+    /// copied.
     ///
     /// # Errors
     ///
     /// The errors of [`StateSnapshot::from_bytes`]; [`StateError::UnexpectedKind`] for the image of a snapshot.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, StateError> {
-        let (image, ends, base) = Image::open_delta(bytes.into())?;
+        let image = ImageReader::open(ImageKind::Delta, Backing::of_bytes(bytes.into())?)?;
+        image.verify()?;
+        let base = image.base().expect("the footer of a delta has a base");
         let (len, inserts, deletes) = (image.len(), base.inserts as usize, base.deletes as usize);
         let counts = Counts { inserts, deletes, updates: len - inserts - deletes, size_bytes: image.size_bytes() };
-        Ok(Self::new(ends.timestamp_ns, ends.label, counts, Stored::Image { image, base }))
+        Ok(Self::new(
+            image.timestamp_ns(),
+            image.label().clone(),
+            counts,
+            Stored::Image { image: Box::new(image), base },
+        ))
     }
 
-    /// Opens a copy of a delta that was written. Does what [`from_bytes`](Self::from_bytes) does, for bytes that are
-    /// borrowed.
+    /// Opens a copy of the image of a delta. Works like [`from_bytes`](Self::from_bytes), for borrowed bytes.
     ///
     /// # Errors
     ///
@@ -192,47 +163,61 @@ impl StateDelta {
         Self::from_bytes(aligned_copy(bytes))
     }
 
-    /// Returns the delta as an image of its own kind. O(n), and what [`base_fingerprint`](Self::base_fingerprint) costs.
+    /// Returns the delta as an image. Costs O(n), and the cost of [`base_fingerprint`](Self::base_fingerprint).
     ///
-    /// Equal changes between equal contents give equal bytes, but for the time in the header.
+    /// Equal changes between equal contents give equal bytes, except for the time in the header.
     #[track_caller]
     pub fn to_bytes(&self) -> Bytes {
-        // Nine bytes a change, about eight to align its value, and a little for each segment come to what the changes are
-        // themselves.
+        // The capacity covers the changes, nine bytes for each, about eight to align its value, and a little for each
+        // segment.
         let mut image = Vec::with_capacity(self.size_bytes() + self.size_bytes() / 256 + 17 * self.len() + 640);
         // A `Vec` takes all bytes, so only reading the entries can fail.
         expect_sound(self.write_to(&mut image));
         image.into()
     }
 
-    /// Writes the delta as an image, as it goes, and returns the number of bytes written.
+    /// Writes the delta as an image, segment by segment, and returns the number of bytes written.
     ///
-    /// Costs and memory are those of [`StateSnapshot::write_to`] for as many entries as there are changes, and what
-    /// [`base_fingerprint`](Self::base_fingerprint) costs.
+    /// Time and memory are those of [`StateSnapshot::write_to`] for as many entries as there are changes, and the cost
+    /// of [`base_fingerprint`](Self::base_fingerprint).
     ///
     /// # Errors
     ///
-    /// [`StateError::Io`]. What was written until then is an incomplete image, which cannot be opened.
+    /// [`StateError::Io`]. The bytes written until then are an incomplete image, which cannot be opened.
     pub fn write_to(&self, out: impl Write) -> Result<u64, StateError> {
         self.write_with(ImageOptions::new(), out)
     }
 
-    /// Writes as [`write_to`](Self::write_to) does, with options for the layout of the image.
+    /// Writes the delta as an image, with options. Otherwise works like [`write_to`](Self::write_to).
     ///
     /// # Errors
     ///
     /// The errors of [`write_to`](Self::write_to).
     pub fn write_with(&self, options: ImageOptions, out: impl Write) -> Result<u64, StateError> {
+        self.know_one_end()?;
+        let DeltaData { timestamp_ns, label, counts, changes, difference } = &*self.data;
+        let known = difference.get().map(|&(_, added)| added);
+        let mut writer = ImageWriter::new(Header::new(ImageKind::Delta, *timestamp_ns), label, known, options, out)?;
+        let (mut removed, mut result) = (Fingerprint::EMPTY, Ok(()));
+        self.visit_kinds(&mut |key, change, old, new| {
+            if let (None, Some(old)) = (known, old) {
+                removed.add(key, old);
+            }
+            result = writer.push(key, new, Some(change));
+            if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        result?;
+        if let Stored::Between { .. } = changes {
+            let _ = difference.set((removed, writer.fingerprint()));
+        }
         let (fingerprint, result) = self.try_ends()?;
-        let Counts { inserts, deletes, .. } = self.shared.counts;
-        let base = Base { fingerprint, result, inserts: inserts as u64, deletes: deletes as u64 };
-        let added = self.shared.difference.get().map(|&(_, added)| added);
-        write::write_delta(self, base, added, options, out)
+        let base = Base { fingerprint, result, inserts: counts.inserts as u64, deletes: counts.deletes as u64 };
+        Ok(writer.finish(Some(base))?.len)
     }
 
     /// Returns the number of changes. O(1).
     pub fn len(&self) -> usize {
-        self.shared.counts.len()
+        self.data.counts.len()
     }
 
     /// Returns `true` if nothing changes. O(1).
@@ -240,51 +225,53 @@ impl StateDelta {
         self.len() == 0
     }
 
-    /// Returns how many keys get a value, be they new or not. O(1).
+    /// Returns the number of keys that get a value, whether they are new or not. O(1).
     pub fn puts(&self) -> usize {
         self.inserts() + self.updates()
     }
 
-    /// Returns how many keys are new. O(1).
+    /// Returns the number of new keys. O(1).
     pub fn inserts(&self) -> usize {
-        self.shared.counts.inserts
+        self.data.counts.inserts
     }
 
-    /// Returns how many keys get another value. O(1).
+    /// Returns the number of keys whose value is replaced. O(1).
     pub fn updates(&self) -> usize {
-        self.shared.counts.updates
+        self.data.counts.updates
     }
 
-    /// Returns how many keys are deleted. O(1).
+    /// Returns the number of deleted keys. O(1).
     pub fn deletes(&self) -> usize {
-        self.shared.counts.deletes
+        self.data.counts.deletes
     }
 
     /// Returns the sum of the lengths of all changed keys and their new values, in bytes. O(1).
     pub fn size_bytes(&self) -> usize {
-        self.shared.counts.size_bytes
+        self.data.counts.size_bytes
     }
 
-    /// Returns when the snapshot was taken that the delta leads to, in nanoseconds since the start of 1970 (UTC).
+    /// Returns when the later snapshot was taken, in nanoseconds since the start of 1970 (UTC).
     pub fn timestamp_ns(&self) -> u64 {
-        self.shared.timestamp_ns
+        self.data.timestamp_ns
     }
 
-    /// Returns the label: which operator and job the contents belong to that the delta leads to.
+    /// Returns the operator and the job that the later snapshot belongs to.
     pub fn label(&self) -> &Label {
-        &self.shared.label
+        &self.data.label
     }
 
     /// Returns the fingerprint of the contents that the delta can be applied to.
     ///
-    /// O(1) on an opened or composed delta. Between snapshots it costs, once, what changed if one of the two knows its
-    /// fingerprint, for it was opened, or written, or the end of another delta that was; otherwise O(n).
+    /// O(1) on an opened or composed delta. Between snapshots, the first call costs time for the changes if one of the
+    /// two snapshots knows its fingerprint. It does if it was opened or written, or if the delta at its other side was.
+    /// Otherwise the first call is O(n).
     pub fn base_fingerprint(&self) -> Fingerprint {
         self.ends().0
     }
 
-    /// Returns the fingerprint of the contents that the delta leads to. Costs what
-    /// [`base_fingerprint`](Self::base_fingerprint) does.
+    /// Returns the fingerprint of the contents after the delta.
+    ///
+    /// The cost is that of [`base_fingerprint`](Self::base_fingerprint).
     pub fn result_fingerprint(&self) -> Fingerprint {
         self.ends().1
     }
@@ -294,25 +281,27 @@ impl StateDelta {
         Changes::new(self.changes().map(|(key, change, value)| (key, (change != ChangeKind::Delete).then_some(value))))
     }
 
-    /// Calls `f` with every changed key and its new value, `None` if it was deleted, in the order of keys and without
-    /// handles, until it returns [`ControlFlow::Break`].
+    /// Calls `f` with every changed key and its new value, in order of keys, until `f` returns [`ControlFlow::Break`].
+    ///
+    /// The value is `None` for a deleted key. Creates no handles.
     pub fn visit(&self, mut f: impl FnMut(&[u8], Option<&[u8]>) -> ControlFlow<()>) {
-        self.visit_kinds(&mut |key, change, value| f(key, (change != ChangeKind::Delete).then_some(value)));
+        self.visit_kinds(&mut |key, change, _, value| f(key, (change != ChangeKind::Delete).then_some(value)));
     }
 
-    /// Returns one delta that does what this one and then `next` do, without their base. O(n) in both.
+    /// Returns one delta with the effect of this one followed by `next`, without needing their base. O(n) in both.
     ///
-    /// It has the time and the label of `next`, and no change of a key that is inserted by one and deleted by the other.
-    /// It equals the delta taken directly from the first base to the last contents, to the last byte of its image, but
-    /// for one thing: where a key was there in the base, and `next` gives it the very value back that it had there, the
-    /// composed delta puts that value, because nothing in the two tells that it is the old one. (To delete a key and
-    /// insert it again is such a case, too.) Applied, it gives the same contents nevertheless. The result depends on the
-    /// two deltas' contents alone, not on where they come from.
+    /// The result has the time and the label of `next`. A key that one inserts and the other deletes is not in it. The
+    /// result depends only on the contents of the two deltas, not on where they come from.
+    ///
+    /// With one exception, the result equals the delta taken directly from the first base to the last contents, to the
+    /// last byte of its image. The exception is a key in the base to which `next` gives back the value it had there.
+    /// The composed delta puts that value, because neither delta shows that it is the old one. (Deleting a key and
+    /// inserting it again is such a case.) Applying the composed delta gives the same contents.
     ///
     /// # Errors
     ///
-    /// [`StateError::WrongBase`] if `next` was not taken against the contents that this one leads to, and
-    /// [`StateError::InconsistentDelta`] for deltas that someone forged.
+    /// [`StateError::WrongBase`] if `next` was not taken against the contents after this one, and
+    /// [`StateError::InconsistentDelta`] for forged deltas.
     ///
     /// ```
     /// use opstate::{StateDelta, StateSnapshot};
@@ -354,50 +343,50 @@ impl StateDelta {
         Ok(Self::new(timestamp_ns, label, counts, Stored::Composed { changes, base, result }))
     }
 
-    /// The fingerprints before and after.
+    /// Returns the fingerprints before and after the delta. Panics if the medium of a snapshot fails.
     fn ends(&self) -> (Fingerprint, Fingerprint) {
         expect_sound(self.try_ends())
     }
 
-    fn try_ends(&self) -> Result<(Fingerprint, Fingerprint), StateError> {
-        let (earlier, later) = match &self.shared.changes {
-            Stored::Between { earlier, later, .. } => (&*earlier.shared, &*later.shared),
+    /// Returns the fingerprints before and after the delta, and stores them in the two snapshots.
+    pub(crate) fn try_ends(&self) -> Result<(Fingerprint, Fingerprint), StateError> {
+        let (earlier, later) = match &self.data.changes {
+            Stored::Between { earlier, later, .. } => (earlier, later),
             Stored::Image { base, .. } => return Ok((base.fingerprint, base.result)),
             Stored::Composed { base, result, .. } => return Ok((*base, *result)),
         };
-        let known = |snapshot: &SharedSnapshot| snapshot.fingerprint.get().copied();
-        if known(earlier).is_none() && known(later).is_none() {
-            self.set_one_end()?;
-        }
-        let (removed, added) = *self.shared.difference.get_or_init(|| self.find_difference());
-        Ok(match (known(earlier), known(later)) {
+        self.know_one_end()?;
+        let (removed, added) = *self.data.difference.get_or_init(|| self.find_difference());
+        Ok(match (earlier.known_fingerprint(), later.known_fingerprint()) {
             (Some(base), _) => {
-                // Another thread may have been first; it found the same.
                 let result = base.minus(removed).plus(added);
-                let _ = later.fingerprint.set(result);
+                later.set_fingerprint(result);
                 (base, result)
             }
             (None, later) => {
                 let result = later.expect("one end is known by now");
                 let base = result.minus(added).plus(removed);
-                let _ = earlier.fingerprint.set(base);
+                earlier.set_fingerprint(base);
                 (base, result)
             }
         })
     }
 
-    /// Makes the fingerprint of one end known, of whichever has less to walk over.
-    fn set_one_end(&self) -> Result<(), StateError> {
-        if let Stored::Between { earlier, later, .. } = &self.shared.changes {
-            let cheaper = if earlier.size_bytes() <= later.size_bytes() { earlier } else { later };
-            cheaper.try_fingerprint()?;
+    /// Computes the fingerprint of the smaller of the two snapshots, unless one is known.
+    fn know_one_end(&self) -> Result<(), StateError> {
+        if let Stored::Between { earlier, later, .. } = &self.data.changes {
+            if earlier.known_fingerprint().is_none() && later.known_fingerprint().is_none() {
+                let smaller = if earlier.size_bytes() <= later.size_bytes() { earlier } else { later };
+                smaller.try_fingerprint()?;
+            }
         }
         Ok(())
     }
 
+    /// Computes the fingerprints of the removed and the added entries.
     fn find_difference(&self) -> (Fingerprint, Fingerprint) {
         let (mut removed, mut added) = (Fingerprint::EMPTY, Fingerprint::EMPTY);
-        if let Stored::Between { comparison, .. } = &self.shared.changes {
+        if let Stored::Between { comparison, .. } = &self.data.changes {
             visit_differences(&**comparison, &mut |(key, old, new)| {
                 if let Some(old) = old {
                     removed.add(key.as_slice(), old.as_slice());
@@ -411,90 +400,47 @@ impl StateDelta {
         (removed, added)
     }
 
-    /// The changes as handles.
-    fn changes(&self) -> Box<dyn Iterator<Item = Change> + '_> {
-        match &self.shared.changes {
+    /// Iterates over the changes as handles.
+    pub(crate) fn changes(&self) -> Box<dyn Iterator<Item = Change> + '_> {
+        match &self.data.changes {
             Stored::Between { comparison, .. } => {
-                let handed = Handed::new(Arc::clone(comparison), false);
-                Box::new(handed.map(|(key, change, _, new)| (key, change, new.unwrap_or_default())))
+                let handles = ChangeHandles::new(Arc::clone(comparison), false);
+                Box::new(handles.map(|(key, change, _, new)| (key, change, new.unwrap_or_default())))
             }
             Stored::Image { image, .. } => {
-                let bytes = image.bytes();
-                Box::new(
-                    image.changes().map(|(key, change, value)| (bytes.slice(key), change, aligned(bytes.slice(value)))),
-                )
+                Box::new(image.changes().map(|(key, change, value)| (key, change, aligned(value))))
             }
             Stored::Composed { changes, .. } => Box::new(changes.iter().cloned()),
         }
     }
 
-    /// Calls `f` with every change until it breaks.
-    pub(super) fn visit_kinds(&self, f: &mut dyn FnMut(&[u8], ChangeKind, &[u8]) -> ControlFlow<()>) {
-        match &self.shared.changes {
+    /// Calls `f` with the key, kind, old value if it is known, and new value of every change, until `f` breaks.
+    fn visit_kinds(&self, f: &mut dyn FnMut(&[u8], ChangeKind, Option<&[u8]>, &[u8]) -> ControlFlow<()>) {
+        match &self.data.changes {
             Stored::Between { comparison, .. } => visit_differences(&**comparison, &mut |(key, old, new)| {
                 let Some(change) = ChangeKind::between(old.as_ref(), new.as_ref()) else { return true };
-                f(key.as_slice(), change, new.as_ref().map_or(&[], Part::as_slice)).is_continue()
+                let (old, new) =
+                    (old.as_ref().map(CowBytes::as_slice), new.as_ref().map_or(&[][..], CowBytes::as_slice));
+                f(key.as_slice(), change, old, new).is_continue()
             }),
-            Stored::Image { image, .. } => {
-                let bytes = image.bytes();
-                let _ = image.changes().try_for_each(|(key, change, value)| f(&bytes[key], change, &bytes[value]));
-            }
+            Stored::Image { image, .. } => image.visit_changes(&mut |key, change, value| f(key, change, None, value)),
             Stored::Composed { changes, .. } => {
-                let _ = changes.iter().try_for_each(|(key, change, value)| f(key, *change, value));
+                let _ = changes.iter().try_for_each(|(key, change, value)| f(key, *change, None, value));
             }
         }
     }
 }
 
-/// Applies `delta` to `base`; see [`StateSnapshot::apply`].
-pub(super) fn apply(base: &StateSnapshot, delta: &StateDelta) -> Result<StateSnapshot, StateError> {
-    // The base may be a third-party source that has not been verified.
-    base.verify()?;
-    let mut fingerprint = base.try_fingerprint()?;
-    check_fingerprint(fingerprint, delta.try_ends()?.0)?;
-    let (kinds, changes): (Vec<ChangeKind>, Vec<(Bytes, Option<Bytes>)>) = delta
-        .changes()
-        .map(|(key, change, value)| (change, (key, (change != ChangeKind::Delete).then_some(value))))
-        .unzip();
-    let source = base.source();
-    let (mut len, mut size) = (source.len(), source.size_bytes());
-    let mut result = Ok(());
-    find_all(&**source, &changes, &mut |place, old| {
-        let (key, new) = &changes[place];
-        result = check_kind(key, kinds[place], old.is_some());
-        if result.is_err() {
-            return ControlFlow::Break(());
-        }
-        if let Some(old) = old {
-            let mut removed = Fingerprint::EMPTY;
-            removed.add(key, old);
-            fingerprint = fingerprint.minus(removed);
-            size -= key.len() + old.len();
-            len -= 1;
-        }
-        if let Some(new) = new {
-            fingerprint.add(key, new);
-            size += key.len() + new.len();
-            len += 1;
-        }
-        ControlFlow::Continue(())
-    })?;
-    result?;
-    check_result(fingerprint, delta)?;
-    let overlay = Overlay::new(Arc::clone(source), changes, len, size);
-    Ok(StateSnapshot::opened(delta.timestamp_ns(), delta.label().clone(), Some(fingerprint), Arc::new(overlay)))
-}
-
-/// Checks the fingerprint of what a delta is applied to.
-fn check_fingerprint(found: Fingerprint, expected: Fingerprint) -> Result<(), StateError> {
+/// Checks the fingerprint of the contents that a delta is applied to.
+pub(crate) fn check_fingerprint(found: Fingerprint, expected: Fingerprint) -> Result<(), StateError> {
     if found == expected || checksums_are_ignored() {
         return Ok(());
     }
     Err(StateError::WrongBase { found, expected })
 }
 
-/// Checks what a change says of its key against what there is.
-fn check_kind(key: &[u8], change: ChangeKind, is_there: bool) -> Result<(), StateError> {
+/// Checks that a change fits its key, which `is_there` before the change or not.
+pub(crate) fn check_kind(key: &[u8], change: ChangeKind, is_there: bool) -> Result<(), StateError> {
     match (change, is_there) {
         (ChangeKind::Insert, true) => Err(inconsistent("it inserts a key that is there", key)),
         (ChangeKind::Update, false) => Err(inconsistent("it updates a key that is not there", key)),
@@ -503,23 +449,12 @@ fn check_kind(key: &[u8], change: ChangeKind, is_there: bool) -> Result<(), Stat
     }
 }
 
-fn check_result(found: Fingerprint, delta: &StateDelta) -> Result<(), StateError> {
-    if found == delta.result_fingerprint() || checksums_are_ignored() {
-        return Ok(());
-    }
-    let mut last = Bytes::new();
-    delta.visit(|key, _| {
-        last = Bytes::copy_from_slice(key);
-        ControlFlow::Continue(())
-    });
-    Err(inconsistent("it does not lead to the contents that it says it leads to", &last))
-}
-
-fn inconsistent(problem: &'static str, key: &[u8]) -> StateError {
+/// Returns the error of a delta that does not fit the contents or itself.
+pub(crate) fn inconsistent(problem: &'static str, key: &[u8]) -> StateError {
     StateError::InconsistentDelta { problem, key: shown(key), key_len: key.len() }
 }
 
-/// Walks two lists of changes, the second of which follows the first, and yields what both together do.
+/// An iterator over the combined effect of two lists of changes. The second list follows the first.
 struct Composition<A: Iterator, B: Iterator> {
     first: Peekable<A>,
     second: Peekable<B>,
@@ -564,12 +499,13 @@ impl<'a> IntoIterator for &'a StateDelta {
     }
 }
 
-/// Compares what is done to which contents, not times. O(1) for clones, else O(n) and what
-/// [`base_fingerprint`](StateDelta::base_fingerprint) costs.
+/// Compares the changes and the contents they apply to, but not times. O(1) for clones.
+///
+/// Otherwise costs O(n) and the cost of [`base_fingerprint`](StateDelta::base_fingerprint).
 impl PartialEq for StateDelta {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
-            || (self.shared.counts == other.shared.counts
+        Arc::ptr_eq(&self.data, &other.data)
+            || (self.data.counts == other.data.counts
                 && self.ends() == other.ends()
                 && self.changes().eq(other.changes()))
     }
@@ -586,5 +522,44 @@ impl fmt::Debug for StateDelta {
             .field("size_bytes", &self.size_bytes())
             .field("timestamp_ns", &self.timestamp_ns())
             .finish_non_exhaustive()
+    }
+}
+
+impl StateSnapshot {
+    /// Returns the delta from `earlier` to this snapshot.
+    ///
+    /// For two snapshots of one [`HotStore`](crate::HotStore), it costs time for the entries that the store wrote
+    /// between them. This holds if the earlier one was alive when the later one was taken, and the store wrote less
+    /// than a quarter of its entries. Otherwise, two snapshots of one `HotStore` cost the entries written and O(n /
+    /// 64). Anything else is O(n). The result does not depend on the way.
+    ///
+    /// The delta shares both snapshots and keeps them alive. `earlier` may also have been taken after this snapshot;
+    /// then the delta leads back. The comparison panics if the medium of a snapshot fails.
+    ///
+    /// ```
+    /// use opstate::{HotStore, StateStore};
+    ///
+    /// # fn main() -> Result<(), opstate::StateError> {
+    /// let mut store = HotStore::new();
+    /// store.put(b"a", b"1")?;
+    /// store.put(b"b", b"1")?;
+    /// let earlier = store.snapshot();
+    /// store.delete(b"a")?;
+    /// store.put(b"b", b"2")?;
+    /// let later = store.snapshot();
+    ///
+    /// let delta = later.delta_since(&earlier);
+    /// assert_eq!((delta.len(), delta.deletes(), delta.puts()), (2, 1, 1));
+    /// assert_eq!(earlier.apply(&delta)?, later);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn delta_since(&self, earlier: &Self) -> StateDelta {
+        let comparison = self.compare(earlier).unwrap_or_else(|| {
+            let differences = TryJoin::new(&**earlier.source(), &**self.source());
+            Arc::new(Joined::new(differences.map(expect_sound)))
+        });
+        StateDelta::between(earlier, self, comparison)
     }
 }

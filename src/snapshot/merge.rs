@@ -1,64 +1,68 @@
-//! [`Merged`]: several sources whose keys differ, as one.
+//! [`Merged`]: several sources with different keys, read as one.
 //!
 //! # Design
 //!
-//! Nothing is copied or sorted. A scan takes the least key among the heads of all parts, from a heap; a lookup asks one
-//! part after the other.
+//! Nothing is copied or sorted. A heap holds the next entry of every source; a scan takes the least of them. A lookup
+//! asks one source after the other.
 //!
-//! # Why this and not the other way
+//! # Why
 //!
-//! Most merges are followed by one pass: a store is restored, an image is written. Copying all entries in order first
-//! would make lookups faster, which such a snapshot is rarely asked for, and take the memory of all entries again.
+//! Most merges are followed by one pass: a store is restored, or an image is written. Copying all entries in order
+//! first would make lookups faster, but such a snapshot is rarely asked for any. It would also take the memory of all
+//! entries again.
 //!
 //! # Invariants
 //!
-//! 1. No key is in two parts, once `disjoint` is set. Until then a scan that meets such a key yields an error.
-//! 2. `len` and `size_bytes` are the sums of those of the parts.
+//! 1. No key is in two sources, once `disjoint` is set. Until then a scan that meets such a key yields an error.
+//! 2. `len` and `size_bytes` are the sums of those of the sources.
 
-use std::any::Any;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
+use std::iter;
 use std::mem;
-use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use super::{Fingerprint, Label, Source, StateSnapshot};
+use super::state_snapshot::StateSnapshot;
 use crate::bounds::{ALL_KEYS, KeyBounds, OwnedBounds};
-use crate::error::shown;
-use crate::scan::TwoEnds;
-use crate::{StateError, TryScan};
+use crate::error::{StateError, shown};
+use crate::fingerprint::Fingerprint;
+use crate::image::label::Label;
+use crate::scan::{TryScan, TwoEnds};
+use crate::source::{SnapshotSource, Source};
 
-/// How many of the keys in conflict an error names.
+/// The number of conflicting keys that an error names.
 const NAMED: usize = 8;
 
-pub(super) struct Merged {
-    parts: Vec<Arc<dyn Source>>,
+/// The entries of several sources.
+pub(crate) struct Merged {
+    sources: Vec<Arc<dyn Source>>,
     len: usize,
     size_bytes: usize,
+    /// Set once all keys have been compared, and no two sources have the same key.
     disjoint: OnceLock<()>,
 }
 
 impl Merged {
-    /// Merges parts that nobody has compared yet.
-    pub(super) fn new(parts: Vec<Arc<dyn Source>>) -> Result<Self, StateError> {
-        let add = |(len, size): (usize, usize), part: &Arc<dyn Source>| {
-            Some((len.checked_add(part.len())?, size.checked_add(part.size_bytes())?))
+    /// Merges sources whose keys have not been compared.
+    pub(crate) fn new(sources: Vec<Arc<dyn Source>>) -> Result<Self, StateError> {
+        let add = |(len, size): (usize, usize), source: &Arc<dyn Source>| {
+            Some((len.checked_add(source.len())?, size.checked_add(source.size_bytes())?))
         };
-        let (len, size_bytes) = parts.iter().try_fold((0, 0), add).ok_or(StateError::BeyondAddressSpace)?;
-        Ok(Self { parts, len, size_bytes, disjoint: OnceLock::new() })
+        let (len, size_bytes) = sources.iter().try_fold((0, 0), add).ok_or(StateError::BeyondAddressSpace)?;
+        Ok(Self { sources, len, size_bytes, disjoint: OnceLock::new() })
     }
 
-    /// Compares all keys, unless that was done.
+    /// Compares all keys, unless this has been done before.
     fn check_disjoint(&self) -> Result<(), StateError> {
-        let others = self.parts.iter().filter(|part| part.len() > 0).count();
-        if self.disjoint.get().is_some() || others < 2 {
+        if self.disjoint.get().is_some() {
             return Ok(());
         }
         let (mut named, mut found) = (Vec::new(), 0);
-        for entry in self.try_scan(ALL_KEYS) {
+        let has_one = self.sources.iter().filter(|source| source.len() > 0).count() < 2;
+        for entry in if has_one { TryScan::new(iter::empty()) } else { self.try_scan(ALL_KEYS) } {
             match entry {
                 Ok(_) => {}
                 Err(StateError::ConflictingKeys { keys, conflicts }) => {
@@ -77,7 +81,7 @@ impl Merged {
     }
 }
 
-impl Source for Merged {
+impl SnapshotSource for Merged {
     fn len(&self) -> usize {
         self.len
     }
@@ -87,8 +91,8 @@ impl Source for Merged {
     }
 
     fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
-        for part in &self.parts {
-            if let Some(value) = part.try_get(key)? {
+        for source in &self.sources {
+            if let Some(value) = source.try_get(key)? {
                 return Ok(Some(value));
             }
         }
@@ -98,112 +102,101 @@ impl Source for Merged {
     fn try_scan(&self, bounds: KeyBounds<'_>) -> TryScan<'_> {
         TryScan::new(TwoEnds::new(
             OwnedBounds::copy_of(bounds),
-            |bounds| Merge::<_, true>::new(self.parts.iter().map(|part| part.try_scan(bounds.get())).collect()),
             |bounds| {
-                let parts = self.parts.iter().map(|part| part.try_scan(bounds.get()).rev());
-                Merge::<_, false>::new(parts.collect())
+                MergedScan::<_, true>::new(self.sources.iter().map(|source| source.try_scan(bounds.get())).collect())
+            },
+            |bounds| {
+                let sources = self.sources.iter().map(|source| source.try_scan(bounds.get()).rev());
+                MergedScan::<_, false>::new(sources.collect())
             },
         ))
     }
 
-    fn try_visit(
-        &self,
-        range: KeyBounds<'_>,
-        f: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StateError> {
-        for entry in self.try_scan(range) {
-            let (key, value) = entry?;
-            if f(&key, &value).is_break() {
-                break;
-            }
-        }
-        Ok(())
-    }
-
     fn is_for_many_readers(&self) -> bool {
-        self.parts.iter().all(|part| part.is_for_many_readers())
+        self.sources.iter().all(|source| source.is_for_many_readers())
     }
 
-    fn can_fail(&self) -> bool {
-        self.parts.iter().any(|part| part.can_fail())
-    }
-
-    fn verify(&self) -> Result<Option<Fingerprint>, StateError> {
-        // A scan of all parts verifies them on the way.
+    fn verify(&self) -> Result<(), StateError> {
+        // The check scans all sources, which verifies them on the way.
         self.check_disjoint()?;
-        let mut sum = Some(Fingerprint::EMPTY);
-        for part in &self.parts {
-            sum = part.verify()?.zip(sum).map(|(part, sum)| sum.plus(part));
-        }
-        Ok(sum)
-    }
-
-    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
-        self
+        self.sources.iter().try_for_each(|source| source.verify())
     }
 }
 
-/// The next entry of one part, of a merge that goes `UP` or down.
-struct Head<const UP: bool> {
+impl Source for Merged {
+    fn can_fail(&self) -> bool {
+        self.sources.iter().any(|source| source.can_fail())
+    }
+
+    fn fingerprint(&self) -> Option<Fingerprint> {
+        self.disjoint.get()?;
+        self.sources.iter().try_fold(Fingerprint::EMPTY, |sum, source| Some(sum.plus(source.fingerprint()?)))
+    }
+}
+
+/// The next entry of one source, in a merge that ascends (`UP`) or descends.
+struct NextEntry<const UP: bool> {
     key: Bytes,
     value: Bytes,
-    part: usize,
+    source: usize,
 }
 
-/// The next key is the greatest head, as `BinaryHeap` gives out the greatest first. Of the same key in two parts the first
-/// part's comes out, which a lookup finds, too.
-impl<const UP: bool> Ord for Head<UP> {
+/// Orders entries so that the next one of the merge is the greatest; `BinaryHeap` returns the greatest first.
+///
+/// If two sources have the same key, the entry of the first source comes first. A lookup finds the same entry.
+impl<const UP: bool> Ord for NextEntry<UP> {
     fn cmp(&self, other: &Self) -> Ordering {
         let order = if UP { other.key.cmp(&self.key) } else { self.key.cmp(&other.key) };
-        order.then(other.part.cmp(&self.part))
+        order.then(other.source.cmp(&self.source))
     }
 }
 
-impl<const UP: bool> PartialOrd for Head<UP> {
+impl<const UP: bool> PartialOrd for NextEntry<UP> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl<const UP: bool> PartialEq for Head<UP> {
+impl<const UP: bool> PartialEq for NextEntry<UP> {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
     }
 }
 
-impl<const UP: bool> Eq for Head<UP> {}
+impl<const UP: bool> Eq for NextEntry<UP> {}
 
-/// Merges parts that are ordered `UP` or down. An error of a part comes out in its place: behind the entries of that part
-/// that come before it.
-struct Merge<P, const UP: bool> {
-    parts: Vec<P>,
-    heads: BinaryHeap<Head<UP>>,
-    /// The parts that have no head and may have more entries.
-    headless: Vec<usize>,
-    /// An error that comes behind the entry that was given out last.
+/// A merge of scans that all ascend (`UP`) or all descend.
+///
+/// The error of a scan is returned behind the entries of that scan that come before it.
+struct MergedScan<P, const UP: bool> {
+    scans: Vec<P>,
+    next_entries: BinaryHeap<NextEntry<UP>>,
+    /// The scans without an entry in the heap that may have more entries.
+    unread: Vec<usize>,
+    /// An error to return after the entry that was returned last.
     failed: Option<StateError>,
-    /// `true` if the next key is the one that was given out last.
+    /// `true` if the next key equals the key that was returned last.
     is_repeated: bool,
 }
 
-impl<P: Iterator<Item = Result<(Bytes, Bytes), StateError>>, const UP: bool> Iterator for Merge<P, UP> {
+impl<P: Iterator<Item = Result<(Bytes, Bytes), StateError>>, const UP: bool> Iterator for MergedScan<P, UP> {
     type Item = Result<(Bytes, Bytes), StateError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if let Some(error) = self.failed.take() {
             return Some(Err(error));
         }
-        while let Some(&part) = self.headless.last() {
-            match self.parts[part].next() {
-                Some(Ok((key, value))) => self.heads.push(Head { key, value, part }),
+        while let Some(&source) = self.unread.last() {
+            match self.scans[source].next() {
+                Some(Ok((key, value))) => self.next_entries.push(NextEntry { key, value, source }),
                 Some(Err(error)) => return Some(Err(error)),
                 None => {}
             }
-            self.headless.pop();
+            self.unread.pop();
         }
-        let Head { key, value, .. } = self.take_next()?;
-        // Keys of a part are in order, so the same key of another part is its head by now.
-        let is_repeated = self.heads.peek().is_some_and(|next| next.key == key);
+        let NextEntry { key, value, .. } = self.take_next()?;
+        // The keys of each source are in order, so an equal key of another source is in the heap by now.
+        let is_repeated = self.next_entries.peek().is_some_and(|next| next.key == key);
         if mem::replace(&mut self.is_repeated, is_repeated) {
             return Some(Err(StateError::ConflictingKeys { keys: vec![shown(&key)], conflicts: 1 }));
         }
@@ -211,40 +204,44 @@ impl<P: Iterator<Item = Result<(Bytes, Bytes), StateError>>, const UP: bool> Ite
     }
 }
 
-impl<P: Iterator<Item = Result<(Bytes, Bytes), StateError>>, const UP: bool> Merge<P, UP> {
-    fn new(parts: Vec<P>) -> Self {
-        let headless = (0..parts.len()).rev().collect();
-        Self { heads: BinaryHeap::with_capacity(parts.len()), parts, headless, failed: None, is_repeated: false }
+impl<P: Iterator<Item = Result<(Bytes, Bytes), StateError>>, const UP: bool> MergedScan<P, UP> {
+    fn new(scans: Vec<P>) -> Self {
+        let unread = (0..scans.len()).rev().collect();
+        Self { next_entries: BinaryHeap::with_capacity(scans.len()), scans, unread, failed: None, is_repeated: false }
     }
 
-    /// Takes the next head. Its part gets another one, or is noted as headless if that is an error.
-    fn take_next(&mut self) -> Option<Head<UP>> {
-        let mut head = self.heads.peek_mut()?;
-        let part = head.part;
-        match self.parts[part].next() {
-            Some(Ok((key, value))) => Some(mem::replace(&mut *head, Head { key, value, part })),
+    /// Takes the next entry from the heap, and replaces it by the next one of its scan.
+    ///
+    /// If the scan returns an error instead, the error is kept for later and the scan becomes unread.
+    fn take_next(&mut self) -> Option<NextEntry<UP>> {
+        let mut next = self.next_entries.peek_mut()?;
+        let source = next.source;
+        match self.scans[source].next() {
+            Some(Ok((key, value))) => Some(mem::replace(&mut *next, NextEntry { key, value, source })),
             Some(Err(error)) => {
                 self.failed = Some(error);
-                self.headless.push(part);
-                Some(PeekMut::pop(head))
+                self.unread.push(source);
+                Some(PeekMut::pop(next))
             }
-            None => Some(PeekMut::pop(head)),
+            None => Some(PeekMut::pop(next)),
         }
     }
 }
 
 impl StateSnapshot {
-    /// Merges slices that hold different keys, those of several workers for instance, into one snapshot.
+    /// Merges slices that hold different keys into one snapshot. The slices may come from several workers, for
+    /// instance.
     ///
-    /// All keys are compared once, in O(n log k) for n entries in k slices; nothing is copied, so the snapshot keeps its
-    /// slices alive. A [`get`](Self::get) of it asks one slice after the other; scans take O(log k) an entry. Its time is
-    /// that of the latest slice, and its label that of the slices if they have the same. No slices make an empty snapshot
-    /// with the time 0.
+    /// All keys are compared once, in O(n log k) for n entries in k slices. Nothing is copied, so the snapshot keeps
+    /// its slices alive. Its [`get`](Self::get) asks one slice after the other; its scans take O(log k) an entry.
+    ///
+    /// The result has the time of the latest slice, and the label of the slices if they all have the same one. Merging
+    /// no slices gives an empty snapshot with the time 0.
     ///
     /// # Errors
     ///
-    /// [`StateError::ConflictingKeys`], which names keys that are in more than one slice (each is counted once for every
-    /// slice but the first). And those of [`verify`](Self::verify).
+    /// [`StateError::ConflictingKeys`] if keys are in more than one slice; it names some of them, and counts each once
+    /// for every slice but the first. And the errors of [`verify`](Self::verify).
     ///
     /// ```
     /// use opstate::{StateError, StateSnapshot};
@@ -265,8 +262,8 @@ impl StateSnapshot {
             slice.verify()?;
         }
         merged.check_disjoint()?;
-        let known = |slice: &Self| slice.shared.fingerprint.get().copied();
-        let sum = slices.iter().try_fold(Fingerprint::EMPTY, |sum, slice| Some(sum.plus(known(slice)?)));
+        let sum = |sum: Fingerprint, slice: &Self| Some(sum.plus(slice.known_fingerprint()?));
+        let sum = slices.iter().try_fold(Fingerprint::EMPTY, sum);
         let label = match &slices[..] {
             [first, others @ ..] if others.iter().all(|other| other.label() == first.label()) => first.label().clone(),
             _ => Label::new(),

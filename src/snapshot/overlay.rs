@@ -1,20 +1,19 @@
-//! [`Overlay`]: a snapshot's entries with the changes of deltas laid over them.
+//! [`Overlay`]: the entries of a snapshot with the changes of deltas laid over them.
 //!
 //! # Design
 //!
-//! Applying a delta keeps the base as it is and the changes beside it, in order; reading merges the two. So it costs
-//! what changed, and what it returns is read as it lies in the bytes of the base and of the delta.
+//! Applying a delta keeps the base unchanged and stores the changes beside it, in order; reading merges the two. So
+//! applying costs time for the changes only, and reads return slices of the bytes of the base and of the delta.
 //!
-//! A chain of deltas would make a chain of overlays. Each new one therefore takes in those below it as long as they have at
-//! most twice as many changes, so that each is more than twice as large as the one above, there are at most a logarithm
-//! of them, and a change is copied a logarithm of times.
+//! A chain of deltas would make a chain of overlays. A new overlay therefore absorbs those below it that have at most
+//! twice as many changes. Each remaining overlay is more than twice as large as the one above, so there are O(log n) of
+//! them, and a change is copied O(log n) times.
 //!
 //! # Invariants
 //!
 //! 1. Keys of `changes` strictly ascend and are within the limit, values as well.
-//! 2. `len` and `size_bytes` are those of the entries that are seen.
+//! 2. `len` and `size_bytes` describe the entries after the changes.
 
-use std::any::Any;
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -22,24 +21,26 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::sorted::within;
-use super::{Fingerprint, Source};
 use crate::bounds::{ALL_KEYS, KeyBounds, OwnedBounds};
-use crate::scan::TwoEnds;
-use crate::{StateError, TryScan};
+use crate::error::StateError;
+use crate::scan::{TryScan, TwoEnds};
+use crate::source::{SnapshotSource, Source};
 
-/// A key with its new value, or without one if it was deleted.
-pub(super) type Change = (Bytes, Option<Bytes>);
+/// A changed key with its new value, or `None` if it was deleted.
+pub(crate) type KeyChange = (Bytes, Option<Bytes>);
 
-pub(super) struct Overlay {
+/// A source with changes laid over its entries.
+pub(crate) struct Overlay {
     base: Arc<dyn Source>,
-    changes: Vec<Change>,
+    changes: Vec<KeyChange>,
     len: usize,
     size_bytes: usize,
 }
 
 impl Overlay {
-    /// Lays `changes` in strictly ascending order of keys over `base`; `len` and `size_bytes` are what that gives.
-    pub(super) fn new(base: Arc<dyn Source>, changes: Vec<Change>, len: usize, size_bytes: usize) -> Self {
+    /// Lays `changes` over `base`. Their keys must strictly ascend; `len` and `size_bytes` describe the resulting
+    /// entries.
+    pub(crate) fn new(base: Arc<dyn Source>, changes: Vec<KeyChange>, len: usize, size_bytes: usize) -> Self {
         let mut overlay = Self { base, changes, len, size_bytes };
         loop {
             let Ok(below) = Arc::clone(&overlay.base).into_any().downcast::<Self>() else { return overlay };
@@ -52,8 +53,8 @@ impl Overlay {
     }
 }
 
-/// All changes of both; for a key that is in both, that of `above`.
-fn merged(below: &[Change], above: Vec<Change>) -> Vec<Change> {
+/// Returns all changes of both lists. If a key is in both, the change of `above` counts.
+fn merged(below: &[KeyChange], above: Vec<KeyChange>) -> Vec<KeyChange> {
     let mut merged = Vec::with_capacity(below.len() + above.len());
     let mut below = below.iter().peekable();
     for change in above {
@@ -65,19 +66,19 @@ fn merged(below: &[Change], above: Vec<Change>) -> Vec<Change> {
     merged
 }
 
-/// Calls `f` with the place of each key in `changes` and its value in `source`, in order, until `f` breaks.
+/// Looks up each changed key in `source`, in order. Calls `f` with the key's index in `changes` and its old value.
 ///
-/// Costs a lookup for each, or a walk over all of the source where that is less.
-pub(super) fn find_all<T>(
+/// Stops when `f` breaks. Costs a lookup for each key, or a scan of all of the source if that is cheaper.
+pub(crate) fn find_all<T>(
     source: &dyn Source,
     changes: &[(Bytes, T)],
     f: &mut dyn FnMut(usize, Option<&[u8]>) -> ControlFlow<()>,
 ) -> Result<(), StateError> {
-    /// A lookup costs about as much as walking over so many entries.
+    /// The number of scanned entries that cost about as much as one lookup.
     const LOOKUP: usize = 16;
     if changes.len() < source.len() / LOOKUP {
-        for (place, (key, _)) in changes.iter().enumerate() {
-            if f(place, source.try_get(key)?.as_deref()).is_break() {
+        for (index, (key, _)) in changes.iter().enumerate() {
+            if f(index, source.try_get(key)?.as_deref()).is_break() {
                 break;
             }
         }
@@ -106,9 +107,9 @@ pub(super) fn find_all<T>(
     Ok(())
 }
 
-/// Merges changes with the entries of a base, both in one direction: a key comes `first` compared with those behind it.
+/// Merges changes with the entries of a base, both in one direction. A key compares as `first` with those behind it.
 fn laid_over<'a>(
-    changes: impl Iterator<Item = &'a Change>,
+    changes: impl Iterator<Item = &'a KeyChange>,
     base: impl Iterator<Item = Result<(Bytes, Bytes), StateError>>,
     first: Ordering,
 ) -> impl Iterator<Item = Result<(Bytes, Bytes), StateError>> {
@@ -133,7 +134,7 @@ fn laid_over<'a>(
     })
 }
 
-impl Source for Overlay {
+impl SnapshotSource for Overlay {
     fn len(&self) -> usize {
         self.len
     }
@@ -194,16 +195,13 @@ impl Source for Overlay {
         self.base.is_for_many_readers()
     }
 
+    fn verify(&self) -> Result<(), StateError> {
+        self.base.verify()
+    }
+}
+
+impl Source for Overlay {
     fn can_fail(&self) -> bool {
         self.base.can_fail()
-    }
-
-    fn verify(&self) -> Result<Option<Fingerprint>, StateError> {
-        // The fingerprint of the base is not this one's.
-        self.base.verify().map(|_| None)
-    }
-
-    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
-        self
     }
 }

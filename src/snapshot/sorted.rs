@@ -1,19 +1,21 @@
-//! [`SortedEntries`]: a snapshot's entries as a sorted vector of handles.
+//! [`SortedEntries`]: the entries of a snapshot as a sorted vector of handles.
 
-use std::any::Any;
 use std::mem;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Source;
 use crate::aligned::aligned;
-use crate::bounds::{KeyBounds, is_before_end, is_before_start, is_inverted};
-use crate::{StateError, TryScan, check_entry_len};
+use crate::bounds::{KeyBounds, is_before_end, is_before_start};
+use crate::error::StateError;
+use crate::limits::check_entry_len;
+use crate::scan::TryScan;
+use crate::source::{SnapshotSource, Source};
 
-/// Invariants: keys strictly ascend; every entry is within the limits of the contract, and its value aligned; `size_bytes` is
-/// the sum of all lengths.
+/// The entries of a snapshot as a sorted vector of handles.
+///
+/// Invariants: keys strictly ascend; every entry is within the limits of the contract; values are aligned; `size_bytes`
+/// is the sum of all lengths.
 #[derive(Default)]
 pub(super) struct SortedEntries {
     entries: Vec<(Bytes, Bytes)>,
@@ -21,7 +23,7 @@ pub(super) struct SortedEntries {
 }
 
 impl SortedEntries {
-    /// Takes entries that strictly ascend, and fails for any others. Values that are not aligned are copied.
+    /// Checks that `entries` strictly ascend and are within the limits. Copies values that are not aligned.
     pub(super) fn new(mut entries: Vec<(Bytes, Bytes)>) -> Result<Self, StateError> {
         let mut size_bytes = 0_usize;
         for (index, (key, value)) in entries.iter().enumerate() {
@@ -29,7 +31,7 @@ impl SortedEntries {
             if index > 0 && entries[index - 1].0 >= *key {
                 return Err(StateError::NotSorted { index });
             }
-            // Entries may share their bytes, so that the sum is larger than the memory they take.
+            // Entries may share their bytes, so the sum can be larger than the memory they take.
             size_bytes = size_bytes.checked_add(key.len() + value.len()).ok_or(StateError::BeyondAddressSpace)?;
         }
         for (_, value) in &mut entries {
@@ -39,17 +41,14 @@ impl SortedEntries {
     }
 }
 
-/// Returns the part of `entries`, which strictly ascend, whose keys are within the bounds. O(log n).
+/// Returns the part of `entries` whose keys are within the bounds. Their keys must strictly ascend. O(log n).
 pub(super) fn within<'a, T>(entries: &'a [(Bytes, T)], (start, end): KeyBounds<'_>) -> &'a [(Bytes, T)] {
-    if is_inverted((start, end)) {
-        return &[];
-    }
     let start = entries.partition_point(|(key, _)| is_before_start(start, key));
     let end = entries.partition_point(|(key, _)| is_before_end(end, key));
     &entries[start..end]
 }
 
-impl Source for SortedEntries {
+impl SnapshotSource for SortedEntries {
     fn len(&self) -> usize {
         self.entries.len()
     }
@@ -75,8 +74,6 @@ impl Source for SortedEntries {
         let _ = within(&self.entries, bounds).iter().try_for_each(|(key, value)| f(key, value));
         Ok(())
     }
-
-    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
-        self
-    }
 }
+
+impl Source for SortedEntries {}

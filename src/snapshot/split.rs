@@ -1,25 +1,28 @@
-//! Splitting a snapshot: every entry goes into one of several.
+//! Splitting a snapshot into several, each with a part of the entries.
 //!
-//! Slices are images in memory. Entries are copied into their columns one after the other: no handle, no allocation of
-//! its own for an entry, and a slice that is kept does not keep the others alive, as handles to a common buffer would.
+//! The parts, called slices, are images in memory. Every entry is copied into the columns of its slice, so it needs no
+//! handle and no allocation of its own. A slice that is kept does not keep the others alive, as handles to a common
+//! buffer would.
 
 use std::ops::ControlFlow;
 
-use super::format::Header;
-use super::write::{ImageOptions, ImageWriter};
-use super::{Label, StateSnapshot};
-use crate::error::shown;
-use crate::{KeyGroups, StateError};
+use super::state_snapshot::StateSnapshot;
+use crate::error::{StateError, shown};
+use crate::image::format::{Header, ImageKind};
+use crate::image::label::Label;
+use crate::image::options::ImageOptions;
+use crate::image::writer::ImageWriter;
+use crate::key_group::KeyGroups;
 
 impl StateSnapshot {
-    /// Splits the snapshot into one for each key group; `part` gives the part of a key that groups are told by.
+    /// Splits the snapshot into one slice for each key group. `part` returns the part of a key that selects its group.
     ///
-    /// Computes in O(n), in one pass. Every entry is copied once, with eight bytes beside, and slices are verified as
-    /// images are; they share nothing with this snapshot or each other. An empty slice costs a few hundred bytes.
+    /// Computes in O(n), in one pass. Every entry is copied once, with eight bytes beside it, and slices are verified
+    /// like images. They share nothing with this snapshot or each other. An empty slice costs 900 bytes.
     ///
     /// # Errors
     ///
-    /// The errors of the medium that the snapshot lies in, if it has one that can fail.
+    /// The errors of the medium that the snapshot lies in.
     ///
     /// ```
     /// use opstate::{KeyGroups, StateSnapshot};
@@ -39,13 +42,13 @@ impl StateSnapshot {
         self.split_with(groups.count() as usize, |key| groups.group_of(part(key)) as usize)
     }
 
-    /// Splits the snapshot into `slices`; `slice_of` gives the slice of a key, counted from 0.
+    /// Splits the snapshot into `slices` slices. `slice_of` returns the slice of a key, counted from 0.
     ///
-    /// Costs what [`split`](Self::split) does.
+    /// The cost is that of [`split`](Self::split).
     ///
     /// # Errors
     ///
-    /// [`StateError::NoSuchSlice`], and those of [`split`](Self::split).
+    /// [`StateError::NoSuchSlice`], and the errors of [`split`](Self::split).
     ///
     /// ```
     /// use opstate::{KeyGroups, StateSnapshot};
@@ -58,8 +61,8 @@ impl StateSnapshot {
     /// # Ok::<(), opstate::StateError>(())
     /// ```
     pub fn split_with(&self, slices: usize, mut slice_of: impl FnMut(&[u8]) -> usize) -> Result<Vec<Self>, StateError> {
-        let writer =
-            || ImageWriter::new(Header::of_snapshot(self), &Label::new(), None, ImageOptions::new(), Vec::new());
+        let header = Header::new(ImageKind::Snapshot, self.timestamp_ns());
+        let writer = || ImageWriter::new(header, &Label::new(), None, ImageOptions::new(), Vec::new());
         let mut writers = (0..slices).map(|_| writer()).collect::<Result<Vec<_>, _>>()?;
         let mut result = Ok(());
         self.try_visit_range(.., |key, value| {

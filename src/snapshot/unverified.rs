@@ -1,27 +1,34 @@
-//! [`UnverifiedImage`]: an image opened by its footer, whose reads can fail.
+//! [`UnverifiedImage`]: an image opened by its footer. Its reads can fail.
 
 use std::fmt;
 use std::io::{Read, Seek};
 use std::ops::{Bound, ControlFlow};
+#[cfg(feature = "mmap")]
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::format::Kind;
-use super::image::align;
-use super::lazy::{Backing, LazyImage};
-use super::{Fingerprint, GroupedImage, Label, StateSnapshot, TryDifferences};
+use super::diff::TryDifferences;
+use super::grouped::GroupedImage;
+use super::state_snapshot::StateSnapshot;
 use crate::bounds::{KeyRange, with_prefix_bounds};
+use crate::error::StateError;
+use crate::fingerprint::Fingerprint;
+use crate::image::backing::Backing;
+use crate::image::footer::Ends;
+use crate::image::format::ImageKind;
+use crate::image::label::Label;
+use crate::image::reader::ImageReader;
 use crate::scan::{TryScan, TypedScan};
 use crate::typed::{ReadValue, ViewValue};
-use crate::{StateError, StateStore};
 
-/// An image of a snapshot of which only the footer has been read. It may be larger than memory.
+/// An image of a snapshot, opened by reading only its footer. It may be larger than memory.
 ///
-/// Each part of the image is verified when a read first comes to it, so every read can fail. [`verify`](Self::verify)
-/// reads all of it and makes it a [`StateSnapshot`]; [`restore_into`](Self::restore_into) fills a store from it.
+/// Each part of the image is verified when it is first read, so every read can fail. [`verify`](Self::verify) reads all
+/// of it and returns a [`StateSnapshot`]; [`restore_into`](Self::restore_into) fills a store from it.
 ///
-/// [`len`](Self::len), [`size_bytes`](Self::size_bytes) and [`label`](Self::label) are what the footer says. The label is
+/// [`len`](Self::len), [`size_bytes`](Self::size_bytes) and [`label`](Self::label) come from the footer. The label is
 /// checked, but the lengths are not: they are compared with the entries when all of them are read.
 ///
 /// Cloning costs O(1); clones share everything.
@@ -45,37 +52,38 @@ use crate::{StateError, StateStore};
 #[derive(Clone)]
 pub struct UnverifiedImage {
     snapshot: StateSnapshot,
-    /// For errors that no part of the image has, but the whole.
+    /// Names the file in errors about the whole image.
     backing: Backing,
 }
 
 impl UnverifiedImage {
     /// Opens an image in memory by its footer.
     ///
-    /// It answers from `bytes` as they are; they are copied only if they do not start at a multiple of 16 in memory. Computes
-    /// in O(number of segments), 16 for a MiB of image, and allocates 24 bytes for each; every segment that is read costs up
-    /// to 200 bytes more.
+    /// It reads from `bytes` in place; they are copied only if they do not start at a multiple of 16 in memory.
+    /// Computes in O(number of segments), 16 for a MiB of image, and allocates 64 bytes for each.
     ///
     /// # Errors
     ///
-    /// The errors of [`StateSnapshot::from_bytes`], for header, footer and trailer.
+    /// The errors of [`StateSnapshot::from_bytes`] for the header, the footer and the trailer.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, StateError> {
-        Self::from_backing(Backing::Whole(align(bytes.into())))
+        Self::from_backing(Backing::of_bytes(bytes.into())?)
     }
 
-    /// Opens an image in anything that can be read from any place, a [`File`](std::fs::File) for instance, by its footer.
+    /// Opens an image in a seekable reader by its footer. The reader may be a [`File`](std::fs::File), for instance.
     ///
-    /// Every read reads the segments that it needs, and verifies them; the last one is kept. So this takes memory for the
-    /// footer (40 bytes and a key for each segment, and 8 more) and one segment (twice while it is read; of a grouped
-    /// image one for each group), whatever the size of the image. To watch or cancel a restore, count or fail in a reader
-    /// of your own. A read at random costs a whole segment (64 KiB and more, or one longer value) each time; one thread
-    /// reads at a time. Handles keep their segment alive.
+    /// Every read reads the segments that it needs, and verifies them; the last one is kept. So the memory does not
+    /// depend on the size of the image. It is that of the footer (40 bytes and a key for each segment, and 8 more) and
+    /// of one segment (twice while it is read; in a grouped image, one for each group). Handles keep their segment
+    /// alive.
     ///
-    /// If the file changes, reads fail or find what was there: a segment is verified each time it is read.
+    /// A read at random costs a whole segment each time: 64 KiB and more, or one longer value. One thread reads at a
+    /// time. To watch or cancel a restore, count or fail in a reader of your own.
+    ///
+    /// If the file changes, reads fail or return the earlier contents: a segment is verified each time it is read.
     ///
     /// # Errors
     ///
-    /// The errors of [`StateSnapshot::from_bytes`], for header, footer and trailer, and [`StateError::Io`].
+    /// The errors of [`StateSnapshot::from_bytes`] for the header, the footer and the trailer, and [`StateError::Io`].
     ///
     /// ```
     /// use std::io::Cursor;
@@ -92,42 +100,79 @@ impl UnverifiedImage {
         Self::from_backing(Backing::of_reader(reader)?)
     }
 
-    pub(super) fn from_backing(backing: Backing) -> Result<Self, StateError> {
-        let snapshot = if backing.read_header()?.kind == Kind::Grouped {
-            GroupedImage::from_backing(backing.clone())?.open_whole()?
+    /// Opens an image in a file by its footer, without reading the rest. It may be larger than memory.
+    ///
+    /// The file is mapped into memory, and the system reads it as it is touched. The cost is that of
+    /// [`from_bytes`](Self::from_bytes) and a copy of the footer: 40 bytes and a key more for each segment. Scans ask
+    /// the system for some MiB ahead. Handles and clones keep the map alive; deleting or renaming the file does it no
+    /// harm. A store restored from the image reads the file once, from start to end.
+    ///
+    /// # The file must not change
+    ///
+    /// Write images to a new file and rename it over the old one; never write into a file that may be open. If a mapped
+    /// file is written to, segments not yet read fail their checksums, and segments already verified give wrong answers
+    /// or panic. To the compiler, bytes that change while they are borrowed are undefined behaviour. If the file is cut
+    /// short, the system ends the process when the missing part is touched (`SIGBUS`). If you cannot rule that out, use
+    /// [`from_reader`](Self::from_reader), which has no such requirement.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::File`], with the path and the error that [`from_reader`](Self::from_reader) has. Later reads have
+    /// such errors too.
+    ///
+    /// ```
+    /// use opstate::{StateSnapshot, UnverifiedImage};
+    ///
+    /// let directory = tempfile::tempdir()?;
+    /// let path = directory.path().join("checkpoint.image");
+    /// std::fs::write(&path, StateSnapshot::from_iter([("key", "value")]).to_bytes())?;
+    ///
+    /// let image = UnverifiedImage::open(&path)?;
+    /// assert_eq!(image.get(b"key")?.as_deref(), Some(&b"value"[..]));
+    /// # Ok::<(), opstate::StateError>(())
+    /// ```
+    #[cfg(feature = "mmap")]
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, StateError> {
+        let path = path.as_ref();
+        Self::from_backing(Backing::of_file(path)?).map_err(|error| error.in_file(path))
+    }
+
+    /// Opens an image, which may be grouped.
+    fn from_backing(backing: Backing) -> Result<Self, StateError> {
+        let ends = Ends::read(&backing, &[ImageKind::Snapshot, ImageKind::Grouped])?;
+        let snapshot = if ends.header.kind == ImageKind::Grouped {
+            GroupedImage::with_ends(backing.clone(), ends)?.open_whole()?
         } else {
-            let image = LazyImage::open(backing.clone())?;
-            StateSnapshot::opened(image.timestamp_ns(), image.label.clone(), None, Arc::new(image))
+            let image = ImageReader::with_ends(backing.clone(), ends)?;
+            StateSnapshot::opened(image.timestamp_ns(), image.label().clone(), None, Arc::new(image))
         };
         Ok(Self { snapshot, backing })
     }
 
     /// Verifies the image and returns it as a snapshot. O(n) the first time.
     ///
-    /// The image is read once, from start to end. From then on nothing of it is damaged, unless it lies in a file or reader
-    /// that changes or fails: there, methods of the snapshot without `try_` panic.
+    /// The image is read once, from start to end. Afterwards none of it is damaged, unless it lies in a file or reader
+    /// that changes or fails. In that case, methods of the snapshot without `try_` panic.
     ///
     /// # Errors
     ///
     /// The first damage found, as [`StateSnapshot::from_bytes`] reports it, and [`StateError::Io`].
     pub fn verify(&self) -> Result<StateSnapshot, StateError> {
-        self.snapshot.verify().map_err(|error| self.backing.name(error))?;
+        self.snapshot.verify().map_err(|error| self.backing.add_path(error))?;
         Ok(self.snapshot.clone())
     }
 
-    /// Replaces the contents of a store by those of the image.
-    ///
-    /// The stores of this crate read the image once, and verify it on the way. For other stores an image in a reader is read
-    /// into memory first, and any other image is read twice, unless they override [`StateStore::try_restore`].
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`verify`](Self::verify). Then the store is as it was.
-    pub fn restore_into<S: StateStore + ?Sized>(&self, store: &mut S) -> Result<(), StateError> {
-        store.try_restore(self.snapshot.clone()).map_err(|error| self.backing.name(error))
+    /// Returns the contents as a snapshot whose reads can fail.
+    pub(crate) fn snapshot(&self) -> &StateSnapshot {
+        &self.snapshot
     }
 
-    /// Returns the number of entries, as the footer says. O(1).
+    /// Adds the path to an error, if the image lies in a file.
+    pub(crate) fn add_path(&self, error: StateError) -> StateError {
+        self.backing.add_path(error)
+    }
+
+    /// Returns the number of entries, as the footer gives it. O(1).
     pub fn len(&self) -> usize {
         self.snapshot.len()
     }
@@ -137,7 +182,7 @@ impl UnverifiedImage {
         self.snapshot.is_empty()
     }
 
-    /// Returns the sum of the lengths of all keys and values in bytes, as the footer says. O(1).
+    /// Returns the sum of the lengths of all keys and values in bytes, as the footer gives it. O(1).
     pub fn size_bytes(&self) -> usize {
         self.snapshot.size_bytes()
     }
@@ -147,7 +192,7 @@ impl UnverifiedImage {
         self.snapshot.timestamp_ns()
     }
 
-    /// Returns the label: which operator and job the contents belong to.
+    /// Returns the operator and the job that the contents belong to.
     pub fn label(&self) -> &Label {
         self.snapshot.label()
     }
@@ -161,7 +206,7 @@ impl UnverifiedImage {
         self.verify()?.try_fingerprint()
     }
 
-    /// Returns the value of `key`. O(log n), and the verification of a segment at its first touch.
+    /// Returns the value of `key`. O(log n), and the verification of a segment when it is first read.
     ///
     /// # Errors
     ///
@@ -219,16 +264,16 @@ impl UnverifiedImage {
     ///
     /// # Errors
     ///
-    /// [`StateError::WrongType`], and those of [`get`](Self::get).
+    /// [`StateError::WrongType`], and the errors of [`get`](Self::get).
     pub fn get_typed<T: ReadValue>(&self, key: &[u8]) -> Result<Option<T>, StateError> {
         self.snapshot.get_typed(key)
     }
 
-    /// Calls `f` with the value of `key` as an archived `T`, and returns what it returns; `None` without a value.
+    /// Calls `f` with the value of `key` as an archived `T`, and returns its result; `None` if there is no value.
     ///
     /// # Errors
     ///
-    /// [`StateError::WrongType`], and those of [`get`](Self::get); then `f` is not called.
+    /// [`StateError::WrongType`], and the errors of [`get`](Self::get); then `f` is not called.
     pub fn view<T: ViewValue, R>(
         &self,
         key: &[u8],
@@ -259,9 +304,9 @@ impl UnverifiedImage {
     ///
     /// # Errors
     ///
-    /// An item is the damage of a segment, in the place of all its entries; the iterator goes on behind it. Where all
-    /// entries were read in ascending order, the last item may say that they are not what the footer says. (In descending
-    /// order that is not checked.)
+    /// An item is the damage of a segment, in the place of all its entries; the iterator continues behind it. If all
+    /// entries were read in ascending order, the last item may be the error that they do not agree with the footer. (A
+    /// scan in descending order does not check this.)
     ///
     /// ```
     /// use opstate::{StateSnapshot, UnverifiedImage};
@@ -283,13 +328,14 @@ impl UnverifiedImage {
     ///
     /// # Errors
     ///
-    /// An item is [`StateError::WrongType`] where the value is no `T`, or an error of [`scan`](Self::scan).
+    /// An item is [`StateError::WrongType`] if the value is no `T`, or an error of [`scan`](Self::scan).
     pub fn scan_typed<T: ReadValue>(&self, range: impl KeyRange) -> TypedScan<'_, T> {
         self.snapshot.scan_typed(range)
     }
 
-    /// Calls `f` with the key and value of every entry in `range`, in order, without handles, until it returns
-    /// [`ControlFlow::Break`].
+    /// Calls `f` with the key and value of every entry in `range`, in order, until `f` returns [`ControlFlow::Break`].
+    ///
+    /// Creates no handles.
     ///
     /// # Errors
     ///
@@ -302,11 +348,12 @@ impl UnverifiedImage {
         self.snapshot.try_visit_range(range, f)
     }
 
-    /// Iterates over what differs from `earlier`, in the order of keys. Both are read once, as the iterator goes.
+    /// Iterates over the differences from `earlier`, in the order of keys. Reads both images once.
     ///
     /// # Errors
     ///
-    /// The first damage of either, after all differences before it; nothing follows. And [`StateError::Io`].
+    /// The first damage of either image, after all differences before it; and [`StateError::Io`]. Nothing follows an
+    /// error.
     ///
     /// ```
     /// use opstate::{StateSnapshot, UnverifiedImage};

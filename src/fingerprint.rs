@@ -1,27 +1,27 @@
-//! [`Fingerprint`]: 128 bits that stand for the contents of a snapshot.
+//! [`Fingerprint`]: 128 bits that identify the contents of a snapshot.
 //!
 //! # Design
 //!
 //! The fingerprint is the sum, modulo 2^128, of one hash for each entry: XXH3-128 with seed 0 over the key's length as
-//! four little-endian bytes, the key, the value.
+//! four little-endian bytes, the key and the value.
 //!
 //! # Why
 //!
-//! A sum does not depend on the order or on how entries are cut into segments, so it is the same for every store and
-//! layout. And it can follow changes: subtracting the old entry's hash and adding the new one's costs what changed. A
-//! hash over the bytes of an image would cost all of it every time.
+//! A sum does not depend on the order of entries or on how they are cut into segments, so it is equal for every store
+//! and layout. It can follow changes: subtracting the old entry's hash and adding the new one's costs time for the
+//! changes only. A hash over the bytes of an image would cost time for all of it.
 //!
-//! It detects accidents, not forgers, who can make entries with any sum they like.
+//! Fingerprints detect accidents, not forgery: one can make entries with any given sum.
 
 use std::fmt;
 
 use twox_hash::XxHash3_128;
 use twox_hash::xxhash3_128::Hasher;
 
-/// A value of 128 bits that is the same for equal contents and, but for chance, different for different ones.
+/// A value of 128 bits that is equal for equal contents and, except by chance, different for different contents.
 ///
 /// It does not depend on the store, on the order of writes or on the layout of an image, and stays the same in all
-/// versions of this crate. It is no defence against someone who wants two contents to have the same one.
+/// versions of this crate. It is no defence against an attacker who wants two contents to have equal fingerprints.
 ///
 /// ```
 /// use opstate::StateSnapshot;
@@ -38,33 +38,33 @@ impl Fingerprint {
     /// The fingerprint of no entries.
     pub const EMPTY: Self = Self(0);
 
-    /// Returns the fingerprint as bytes, the lowest first.
+    /// Returns the fingerprint as bytes, the lowest byte first.
     pub const fn to_le_bytes(self) -> [u8; 16] {
         self.0.to_le_bytes()
     }
 
-    /// Returns the fingerprint whose bytes these are, the lowest first.
+    /// Returns the fingerprint with these bytes, the lowest byte first.
     pub const fn from_le_bytes(bytes: [u8; 16]) -> Self {
         Self(u128::from_le_bytes(bytes))
     }
 
-    /// The lower and the upper 64 bits.
-    pub(super) const fn halves(self) -> (u64, u64) {
+    /// Returns the lower and the upper 64 bits.
+    pub(crate) const fn halves(self) -> (u64, u64) {
         (self.0 as u64, (self.0 >> 64) as u64)
     }
 
-    /// Counts in one more entry.
-    pub(super) fn add(&mut self, key: &[u8], value: &[u8]) {
+    /// Adds an entry.
+    pub(crate) fn add(&mut self, key: &[u8], value: &[u8]) {
         self.0 = self.0.wrapping_add(hash_entry(key, value));
     }
 
-    /// The fingerprint of these entries and those of `other`, of which none is among them.
-    pub(super) const fn plus(self, other: Self) -> Self {
+    /// Returns the fingerprint of the entries of both. They must not have keys in common.
+    pub(crate) const fn plus(self, other: Self) -> Self {
         Self(self.0.wrapping_add(other.0))
     }
 
-    /// The fingerprint of these entries without those of `other`.
-    pub(super) const fn minus(self, other: Self) -> Self {
+    /// Returns the fingerprint without the entries of `other`, which must all be included.
+    pub(crate) const fn minus(self, other: Self) -> Self {
         Self(self.0.wrapping_sub(other.0))
     }
 }
@@ -81,6 +81,7 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
+/// Returns the hash of one entry.
 fn hash_entry(key: &[u8], value: &[u8]) -> u128 {
     // Most entries are short, and the streaming hasher costs several times the hash of a short input.
     let mut joined = [0; 240];

@@ -1,4 +1,4 @@
-//! The columns of a segment: rkyv archives on the way out, plain offsets on the way in.
+//! The columns of a segment: written as rkyv archives, read as plain offsets.
 
 use std::ops::Range;
 
@@ -10,32 +10,8 @@ use rkyv::rend::{u32_be, u32_le};
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Serialize};
 
-use super::format::{ALIGNMENT, Kind};
-
-/// The kinds of changes of a key, with the numbers of the format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ChangeKind {
-    Delete = 0,
-    Insert = 1,
-    Update = 2,
-}
-
-impl ChangeKind {
-    /// Returns the kind with this number.
-    pub(super) fn of(byte: u8) -> Option<Self> {
-        [Self::Delete, Self::Insert, Self::Update].into_iter().find(|&kind| kind as u8 == byte)
-    }
-
-    /// The kind of a change from `old` to `new`; `None` if neither is there.
-    pub(super) fn between<V>(old: Option<V>, new: Option<V>) -> Option<Self> {
-        match (old, new) {
-            (None, None) => None,
-            (None, Some(_)) => Some(Self::Insert),
-            (Some(_), Some(_)) => Some(Self::Update),
-            (Some(_), None) => Some(Self::Delete),
-        }
-    }
-}
+use super::format::{ALIGNMENT, ImageKind};
+use crate::comparison::ChangeKind;
 
 /// The entries of a segment, column by column. Values come first, so that they start aligned.
 #[derive(Archive, Serialize, Default)]
@@ -46,42 +22,42 @@ struct EntryColumns {
     key_ends: Vec<u32>,
 }
 
-/// The entries, and of a delta what became of each.
+/// The entries of a segment, and in a delta the kind of each change.
 #[derive(Archive, Serialize, Default)]
-pub(super) struct Columns {
+pub(crate) struct Columns {
     entries: EntryColumns,
     changes: Vec<u8>,
 }
 
 /// Columns that are being filled.
 #[derive(Default)]
-pub(super) struct Filling {
+pub(crate) struct ColumnsBuilder {
     columns: Columns,
     /// The sum of the [`cost`](Self::cost) of all entries.
     cost: usize,
 }
 
-/// Returns where a value ends that is put behind one that ends at `end`, and where it starts.
-pub(super) fn value_start(end: usize, len: usize) -> usize {
+/// Returns where a value of `len` bytes starts in its column, if the value before it ends at `end`.
+pub(crate) fn value_start(end: usize, len: usize) -> usize {
     if len == 0 { end } else { end.next_multiple_of(ALIGNMENT) }
 }
 
-impl Filling {
-    /// Returns what an entry counts for where entries are cut into segments.
-    pub(super) fn cost(key: &[u8], value: &[u8]) -> usize {
-        /// The two ends in the columns.
+impl ColumnsBuilder {
+    /// Returns the number of bytes that an entry counts for when entries are cut into segments.
+    pub(crate) fn cost(key: &[u8], value: &[u8]) -> usize {
+        /// The length of an entry's two ends in the columns.
         const ENDS: usize = 2 * size_of::<u32>();
         key.len() + value.len().next_multiple_of(ALIGNMENT) + ENDS
     }
 
-    /// Adds an entry, which is a change in a delta.
-    pub(super) fn push(&mut self, key: &[u8], value: &[u8], change: Option<ChangeKind>) {
+    /// Adds an entry. `change` is its kind of change, in a delta.
+    pub(crate) fn push(&mut self, key: &[u8], value: &[u8], change: Option<ChangeKind>) {
         self.cost += Self::cost(key, value);
         let columns = &mut self.columns.entries;
         columns.keys.extend_from_slice(key);
         let start = value_start(columns.values.len(), value.len());
         if start > columns.values.len() {
-            // More zeros than needed, because their number is then known to the compiler.
+            // A fixed number of zeros is faster to append, because the compiler knows it. The extra ones are cut off.
             columns.values.extend_from_slice(&[0; ALIGNMENT]);
             columns.values.truncate(start);
         }
@@ -91,21 +67,24 @@ impl Filling {
         self.columns.changes.extend(change.map(|change| change as u8));
     }
 
-    pub(super) fn entries(&self) -> u32 {
+    /// Returns the number of entries.
+    pub(crate) fn entries(&self) -> u32 {
         end_of(&self.columns.entries.key_ends)
     }
 
-    pub(super) fn first_key(&self) -> &[u8] {
+    /// Returns the first key; empty if there are no entries.
+    pub(crate) fn first_key(&self) -> &[u8] {
         let EntryColumns { keys, key_ends, .. } = &self.columns.entries;
         key_ends.first().map_or(&[], |&end| &keys[..end as usize])
     }
 
     /// Returns the sum of the [`cost`](Self::cost) of all entries.
-    pub(super) fn total_cost(&self) -> usize {
+    pub(crate) fn total_cost(&self) -> usize {
         self.cost
     }
 
-    pub(super) fn clear(&mut self) {
+    /// Removes all entries and keeps the memory.
+    pub(crate) fn clear(&mut self) {
         let Self { columns: Columns { entries, changes }, cost } = self;
         let EntryColumns { values, value_ends, keys, key_ends } = entries;
         *cost = 0;
@@ -116,18 +95,19 @@ impl Filling {
         changes.clear();
     }
 
-    /// Archives the columns that a segment of this kind has into `buffer`, whose contents are discarded.
-    pub(super) fn archive(&self, kind: Kind, mut buffer: AlignedVec) -> AlignedVec {
+    /// Archives the columns of a segment of this kind into `buffer`, whose contents are discarded.
+    pub(crate) fn archive(&self, kind: ImageKind, mut buffer: AlignedVec) -> AlignedVec {
         buffer.clear();
         let archive = match kind {
-            Kind::Delta => to_bytes_in::<_, Error>(&self.columns, buffer),
-            // The segments of a grouped one are those of the images in it.
-            Kind::Snapshot | Kind::Grouped => to_bytes_in::<_, Error>(&self.columns.entries, buffer),
+            ImageKind::Delta => to_bytes_in::<_, Error>(&self.columns, buffer),
+            // A grouped image consists of images of snapshots, so its segments are like theirs.
+            ImageKind::Snapshot | ImageKind::Grouped => to_bytes_in::<_, Error>(&self.columns.entries, buffer),
         };
         archive.expect("flat columns below 2 GiB always fit an archive")
     }
 }
 
+/// Returns the length of a column as the end of its last element.
 fn end_of<T>(column: &[T]) -> u32 {
     u32::try_from(column.len()).expect("the writer closes a segment long before 4 GiB")
 }
@@ -141,7 +121,7 @@ const _: () = assert!(
     "some crate turns on a format feature of rkyv (pointer_width_*, unaligned or big_endian), which changes the image format"
 );
 
-/// A layout of numbers in an archive: the one of the format, or one that a feature of rkyv gives.
+/// An integer layout in an archive: the one of the format, or one that a feature of rkyv selects.
 trait Layout {
     const IS_OF_FORMAT: bool;
 }
@@ -162,25 +142,25 @@ impl Layout for u32_ube {
     const IS_OF_FORMAT: bool = false;
 }
 
-/// Where the columns of an archived segment lie, in bytes from the start of the archive.
+/// The positions of the columns of an archived segment, in bytes from the start of the archive.
 #[derive(Default)]
-pub(super) struct ColumnOffsets {
-    pub(super) values: Range<usize>,
-    pub(super) value_ends: Range<usize>,
-    pub(super) keys: Range<usize>,
-    pub(super) key_ends: Range<usize>,
-    /// Empty but in a delta.
-    pub(super) changes: Range<usize>,
+pub(crate) struct ColumnOffsets {
+    pub(crate) values: Range<usize>,
+    pub(crate) value_ends: Range<usize>,
+    pub(crate) keys: Range<usize>,
+    pub(crate) key_ends: Range<usize>,
+    /// Empty except in a delta.
+    pub(crate) changes: Range<usize>,
 }
 
 impl ColumnOffsets {
-    /// Finds the columns in `archive`, which may hold anything; `None` if it is no valid archive of a segment's columns.
+    /// Finds the columns in `archive`, which may hold anything. Returns `None` if it is no valid archive of columns.
     ///
-    /// All that is relied upon afterwards is that the ranges lie within the archive.
-    pub(super) fn find(kind: Kind, archive: &[u8]) -> Option<Self> {
+    /// Later reads rely only on the ranges lying within the archive.
+    pub(crate) fn find(kind: ImageKind, archive: &[u8]) -> Option<Self> {
         let (columns, changes) = match kind {
-            Kind::Snapshot | Kind::Grouped => (access::<ArchivedEntryColumns, Error>(archive).ok()?, &[][..]),
-            Kind::Delta => {
+            ImageKind::Snapshot | ImageKind::Grouped => (access::<ArchivedEntryColumns, Error>(archive).ok()?, &[][..]),
+            ImageKind::Delta => {
                 let columns = access::<ArchivedColumns, Error>(archive).ok()?;
                 (&columns.entries, columns.changes.as_slice())
             }
@@ -204,6 +184,6 @@ impl ColumnOffsets {
         })
     }
 
-    /// The alignment that an archive must have in memory.
-    pub(super) const ALIGNMENT: usize = align_of::<ArchivedColumns>();
+    /// The alignment that an archive needs in memory.
+    pub(crate) const ALIGNMENT: usize = align_of::<ArchivedColumns>();
 }

@@ -2,21 +2,21 @@
 //!
 //! # Design
 //!
-//! Where a segment ends depends on all entries before it, so the caller's thread goes through all of them, but only looks
-//! at their lengths. A segment found that way is a job: its first key and the number of its entries. Any thread, the
-//! caller's included, reads these entries again and makes the segment. The caller's thread writes segments in their
-//! order, so that the image is the same as from one thread.
+//! The end of a segment depends on all entries before it. So the caller's thread visits all entries to find the ends,
+//! but looks only at the lengths of keys and values. Each segment becomes a job: its first key and the number of its
+//! entries. Any thread, the caller's included, reads these entries again and makes the segment. The caller's thread
+//! writes the segments in order, so the image is the same as one written by a single thread.
 //!
-//! # Why this and not the other way
+//! # Why
 //!
-//! Threads that each take a range of keys would cut at other places, and images would depend on their number. Were the
-//! caller's thread to copy entries for the others, it would keep most of the work: 59 of 68 ns for an entry of 20 bytes.
-//! Reading twice costs a scan more, which is a third of the work of one thread.
+//! If each thread took a range of keys, segments would be cut at other places and the image would depend on the number
+//! of threads. If the caller's thread copied entries for the others, it would keep most of the work: 59 of 68 ns for an
+//! entry of 20 bytes. Reading twice costs one more scan, which is a third of the work of one thread.
 //!
 //! # Invariants
 //!
-//! 1. `pending` segments have been submitted and not yet handed back; `next` is the least of their numbers.
-//! 2. Every job is answered, with a panic's payload if it panicked. Threads end when the pool is dropped.
+//! 1. `pending` segments have been submitted and not yet written; `next` is the least of their numbers.
+//! 2. Every job is answered; if it panicked, with the panic's payload. Threads end when the pool is dropped.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -29,35 +29,39 @@ use std::thread::{self, Scope};
 use bytes::Bytes;
 use rkyv::util::AlignedVec;
 
-use super::format::Kind;
-use super::segment::Filling;
-use super::write::{ImageWriter, Sealed};
-use super::{Fingerprint, Source};
-use crate::StateError;
+use super::columns::ColumnsBuilder;
+use super::format::ImageKind;
+use super::writer::{ImageWriter, SealedSegment};
 use crate::bounds::ALL_KEYS;
+use crate::error::StateError;
+use crate::fingerprint::Fingerprint;
+use crate::source::Source;
 
 /// A segment to be made.
 struct Job {
     first_key: Vec<u8>,
     entries: usize,
-    /// `true` for a value with a segment of its own.
+    /// `true` if the segment is one long value, stored as a blob.
     is_blob: bool,
-    /// `true` if its fingerprint is asked for.
+    /// `true` if the fingerprint of the entries is to be computed.
     counts: bool,
-    buffers: (Filling, AlignedVec),
+    /// Empty buffers to make the segment in.
+    buffers: (ColumnsBuilder, AlignedVec),
 }
 
-/// A segment, with its blob.
-type Made = (Sealed, Bytes);
+/// A finished segment and its blob, which is empty for most segments.
+type Made = (SealedSegment, Bytes);
 
 /// The outcome of a job.
 type Answer = thread::Result<Result<Made, StateError>>;
 
 impl Job {
+    /// Runs the job, and catches a panic.
     fn answer(self, source: &dyn Source) -> Answer {
         catch_unwind(AssertUnwindSafe(|| self.run(source)))
     }
 
+    /// Reads the entries of the segment and makes the segment.
     fn run(self, source: &dyn Source) -> Result<Made, StateError> {
         let Self { first_key, entries, is_blob, counts, buffers: (mut columns, archive) } = self;
         let mut fingerprint = Fingerprint::EMPTY;
@@ -83,17 +87,17 @@ impl Job {
             })?;
         }
         if left > 0 {
-            // Only an image in a file that changes does that.
+            // Only a source that has changed since, such as an image in a file, has fewer entries now.
             return Err(StateError::ImageChanged);
         }
-        let mut sealed = Sealed::new(Kind::Snapshot, columns, archive, &blob);
+        let mut sealed = SealedSegment::new(ImageKind::Snapshot, columns, archive, &blob);
         sealed.fingerprint = fingerprint;
         Ok((sealed, blob))
     }
 }
 
-/// Writes all entries of `source` but what `finish` adds; `watch` is called whenever segments have been written.
-pub(super) fn write_on_threads<W: Write>(
+/// Writes the segments of all entries of `source` on several threads. Calls `watch` after segments are written.
+pub(crate) fn write_on_threads<W: Write>(
     writer: &mut ImageWriter<W>,
     source: &dyn Source,
     threads: usize,
@@ -101,7 +105,7 @@ pub(super) fn write_on_threads<W: Write>(
 ) -> Result<(), StateError> {
     thread::scope(|scope| {
         let mut pool = Pool::start(scope, source, threads - 1);
-        // The segment that is being found.
+        // The segment whose end is being looked for.
         let (mut first_key, mut entries, mut bytes) = (Vec::new(), 0, 0);
         let mut result = Ok(());
         source.try_visit(ALL_KEYS, &mut |key, value| {
@@ -115,7 +119,7 @@ pub(super) fn write_on_threads<W: Write>(
                 first_key.extend_from_slice(key);
             }
             entries += 1;
-            bytes += Filling::cost(key, value);
+            bytes += ColumnsBuilder::cost(key, value);
             if bytes >= writer.segment_bytes {
                 pool.submit(writer, std::mem::take(&mut first_key), entries, is_blob);
                 (entries, bytes) = (0, 0);
@@ -137,21 +141,22 @@ pub(super) fn write_on_threads<W: Write>(
     })
 }
 
+/// Threads that make segments, and the jobs and answers on their way.
 struct Pool<'a> {
     source: &'a dyn Source,
     jobs: Sender<(u64, Job)>,
     received: Arc<Mutex<Receiver<(u64, Job)>>>,
     done: Receiver<(u64, Answer)>,
-    /// The outcomes that came before their turn.
+    /// Answers that arrived before the answer to `next`.
     early: BTreeMap<u64, Answer>,
     next: u64,
     pending: usize,
-    /// So many segments may be pending without anybody waiting.
+    /// The number of pending segments above which the caller's thread stops looking for more.
     most_pending: usize,
 }
 
 impl<'a> Pool<'a> {
-    /// Starts so many threads, or as many as the system lets it.
+    /// Starts `threads` threads, or as many as the system allows.
     fn start<'scope>(scope: &'scope Scope<'scope, '_>, source: &'a dyn Source, threads: usize) -> Self
     where
         'a: 'scope,
@@ -176,15 +181,16 @@ impl<'a> Pool<'a> {
         Self { source, jobs, received, done, early: BTreeMap::new(), next: 0, pending: 0, most_pending }
     }
 
+    /// Submits a segment as a job.
     fn submit<W>(&mut self, writer: &mut ImageWriter<W>, first_key: Vec<u8>, entries: usize, is_blob: bool) {
-        let buffers = writer.spare.pop().unwrap_or_default();
+        let buffers = writer.free_buffers.pop().unwrap_or_default();
         let counts = writer.known_fingerprint.is_none();
         let job = Job { first_key, entries, is_blob, counts, buffers };
         self.jobs.send((self.next + self.pending as u64, job)).expect("the pool has the other end, too");
         self.pending += 1;
     }
 
-    /// Writes segments as long as they are ready, and until no more than `most` are pending.
+    /// Writes segments in order while they are ready, and waits until at most `most` are pending.
     fn write_ready<W: Write>(&mut self, writer: &mut ImageWriter<W>, most: usize) -> Result<(), StateError> {
         while self.pending > 0 {
             while let Ok((number, answer)) = self.done.try_recv() {
@@ -207,7 +213,7 @@ impl<'a> Pool<'a> {
         Ok(())
     }
 
-    /// A job that no thread has taken yet. A thread that waits for one holds the lock, and then there is none.
+    /// Takes a job that no thread has claimed. If a thread holds the lock, it waits for a job, so there is none.
     fn unclaimed(&self) -> Option<(u64, Job)> {
         self.received.try_lock().ok()?.try_recv().ok()
     }

@@ -1,26 +1,25 @@
-//! The lookup budget: `cargo bench --bench budget` fails where a typical lookup takes more than 500 ns although the store
+//! The lookup budget: `cargo bench --bench budget` fails if a typical lookup takes more than 500 ns although the store
 //! promises less.
 //!
-//! Random keys are looked up through `Box<dyn StateStore>`, one after the other from a contiguous buffer, so that what is
-//! measured is the store and not a miss of the asker; half of the benchmarks ask for keys that are there, half for keys next to
-//! those. Criterion measures, and its estimate of the median is the verdict. One that is too long is measured up to four
-//! times more, and the shortest counts: a busy machine makes lookups slower, but never faster.
+//! Random keys are looked up through `Box<dyn StateStore>`, one after the other. They lie in one buffer, so that reading
+//! them misses no cache. Half of the benchmarks look up keys of the store, half look up keys next to those.
 //!
-//! Criterion knows nothing of single lookups. So some are timed one by one, for the percentiles in the table, less what
-//! asking for the time takes.
+//! Criterion measures, and the median of its samples is the verdict. A median over the budget is measured up to four times
+//! more, and the shortest counts: a busy machine makes lookups slower, but never faster.
 //!
-//! `-- --quick` leaves out the sizes that caches do not hold: what else a machine does to its memory makes those several times
-//! as slow. A part of a name, as criterion takes it, leaves out what does not contain it.
-//! With `OPSTATE_BUDGET_SLEEP=1` in the environment a store that sleeps at each lookup shows that the verdict can be bad.
+//! Criterion does not time single lookups. So some are timed one by one, for the percentiles in the table, and the time
+//! that reading the clock takes is subtracted.
+//!
+//! `-- --quick` leaves out the sizes that no cache holds, because other programs make those several times as slow. An
+//! argument that is a part of a name selects benchmarks, as always with criterion. With `OPSTATE_BUDGET_SLEEP=1` in the
+//! environment, a store that sleeps at each lookup shows that the benchmark can fail.
 
 mod common;
 
 use std::env;
 use std::error::Error;
-use std::fs;
 use std::hint::black_box;
 use std::ops::Range;
-use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,17 +33,21 @@ use common::compare::grouped;
 use common::workload::{ROUNDS, Shape, Workload};
 
 const BUDGET_NS: f64 = 500.0;
+/// Samples that criterion takes of each benchmark.
+const SAMPLES: usize = 20;
+/// Samples that criterion takes of each benchmark with `--quick`.
+const SAMPLES_IF_QUICK: usize = 2;
 const SIZES: [usize; 5] = [1_000, 10_000, 100_000, 1_000_000, 10_000_000];
-/// How many lookups are timed one by one.
+/// Number of lookups that are timed one by one.
 const SINGLE: usize = 20_000;
 
 struct Store {
     name: &'static str,
     make: fn() -> Box<dyn StateStore>,
-    /// The most entries for which the documentation of the store promises lookups within the budget, with values of 8
-    /// bytes and of 100.
+    /// Largest numbers of entries for which the store's documentation promises lookups within the budget: with values of
+    /// 8 bytes, and of 100.
     promised: [usize; 2],
-    /// The most entries that are tried.
+    /// Largest number of entries that is measured.
     most: usize,
 }
 
@@ -64,17 +67,14 @@ const SLEEPING: Store =
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let is_quick = env::args().any(|arg| arg == "--quick");
     let stores = if env::var_os("OPSTATE_BUDGET_SLEEP").is_some() { &[SLEEPING][..] } else { &STORES };
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("budget");
-    // What an earlier run left there is no estimate of this one.
-    let _ = fs::remove_dir_all(&directory);
     let criterion = Criterion::default()
-        .sample_size(20)
+        .sample_size(SAMPLES)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
         .without_plots()
-        .configure_from_args()
-        .output_directory(&directory);
-    let mut bench = Bench { criterion, directory: &directory, overhead: overhead(), lines: Vec::new() };
+        .configure_from_args();
+    let samples = if is_quick { SAMPLES_IF_QUICK } else { SAMPLES };
+    let mut bench = Bench { criterion, samples, overhead: overhead(), lines: Vec::new() };
     for store in stores {
         for (value_len, promised) in [8, 100].into_iter().zip(store.promised) {
             let most = if is_quick { store.most.min(10_000) } else { store.most };
@@ -85,21 +85,22 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     }
     bench.criterion.final_summary();
     if bench.lines.is_empty() {
-        // Nothing was to be measured: a filter, or a list of benchmarks.
+        // The arguments select no benchmark, or ask for a list.
         return Ok(ExitCode::SUCCESS);
     }
     Ok(report(&bench.lines))
 }
 
-struct Bench<'a> {
+struct Bench {
     criterion: Criterion,
-    directory: &'a Path,
-    /// What asking for the time takes.
+    /// Samples that criterion takes of each benchmark, after those to warm up.
+    samples: usize,
+    /// Time that reading the clock takes.
     overhead: Duration,
     lines: Vec<Line>,
 }
 
-/// What was measured of one store.
+/// One row of the report.
 struct Line {
     name: String,
     typical_ns: f64,
@@ -107,7 +108,7 @@ struct Line {
     is_promised: bool,
 }
 
-impl Bench<'_> {
+impl Bench {
     fn lookups(
         &mut self,
         store: &Store,
@@ -130,10 +131,10 @@ impl Bench<'_> {
             assert!(keys.iter().take(1_000).all(|key| filled.get(key).is_some() == (what == "hit")));
             let name = format!("{}/{what}/value {value_len}/{entries}", store.name);
             let is_promised = entries <= promised;
-            let Some(mut typical_ns) = self.median(&name, 0, &*filled, &keys)? else { continue };
+            let Some(mut typical_ns) = self.median(&name, 0, &*filled, &keys) else { continue };
             for again in 1..5 {
                 if is_promised && typical_ns > BUDGET_NS {
-                    typical_ns = self.median(&name, again, &*filled, &keys)?.unwrap_or(f64::MAX).min(typical_ns);
+                    typical_ns = self.median(&name, again, &*filled, &keys).unwrap_or(f64::MAX).min(typical_ns);
                 }
             }
             let percentiles = self.single(&*filled, &keys);
@@ -142,28 +143,31 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Criterion's estimate of the median, in nanoseconds, or `None` if it was not to measure this.
-    fn median(
-        &mut self,
-        name: &str,
-        again: usize,
-        store: &dyn StateStore,
-        keys: &[&[u8]],
-    ) -> Result<Option<f64>, Box<dyn Error>> {
+    /// Returns the median of criterion's samples, in nanoseconds, or `None` if the arguments leave this benchmark out.
+    fn median(&mut self, name: &str, again: usize, store: &dyn StateStore, keys: &[&[u8]]) -> Option<f64> {
         let id = if again == 0 { name.to_owned() } else { format!("{name}/again {again}") };
         let mut next = keys.iter().cycle();
+        let mut samples = Vec::new();
         self.criterion.bench_function(&id, |bencher| {
-            bencher.iter(|| black_box(store.get(next.next().expect("there is no end to them"))));
+            bencher.iter_custom(|lookups| {
+                let start = Instant::now();
+                for _ in 0..lookups {
+                    black_box(store.get(next.next().expect("the keys never end")));
+                }
+                let time = start.elapsed();
+                samples.push(time.as_nanos() as f64 / lookups as f64);
+                time
+            });
         });
-        // Criterion replaces what cannot stand in the name of a file.
-        let path = self.directory.join(id.replace('/', "_")).join("new/estimates.json");
-        let Ok(estimates) = fs::read(&path) else { return Ok(None) };
-        let estimates: serde_json::Value = serde_json::from_slice(&estimates)?;
-        let median = estimates["median"]["point_estimate"].as_f64();
-        Ok(Some(median.ok_or("criterion's estimates have no median")?))
+        // The samples before these warm up.
+        let start = samples.len().saturating_sub(self.samples);
+        let samples = &mut samples[start..];
+        samples.sort_by(f64::total_cmp);
+        let below_middle = samples.len().checked_sub(1)? / 2;
+        Some((samples[below_middle] + samples[samples.len() / 2]) / 2.0)
     }
 
-    /// The median and two high percentiles of lookups that are timed one by one.
+    /// Returns the median and two high percentiles of lookups that are timed one by one.
     fn single(&self, store: &dyn StateStore, keys: &[&[u8]]) -> [Duration; 3] {
         let mut times: Vec<Duration> = (keys.iter().cycle().take(SINGLE))
             .map(|key| {
@@ -177,7 +181,7 @@ impl Bench<'_> {
     }
 }
 
-/// What asking for the time takes, mostly.
+/// Returns the time that reading the clock takes.
 fn overhead() -> Duration {
     let mut times: Vec<Duration> = (0..SINGLE).map(|_| Instant::now().elapsed()).collect();
     times.sort_unstable();
@@ -209,7 +213,7 @@ fn report(lines: &[Line]) -> ExitCode {
     if over.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// A store whose lookups are too slow.
+/// A store with lookups over the budget.
 struct Sleeping(HotStore);
 
 impl StateStore for Sleeping {

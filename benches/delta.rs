@@ -1,23 +1,21 @@
-//! Deltas beside full images, as more of the store changes: `cargo bench --bench delta -- 1000000`.
+//! Deltas and full images, as more of the store changes: `cargo bench --bench delta -- 1000000`.
 //!
-//! The store has keys of 12 bytes, 100 of them to a prefix of 8, put in shuffled order, and values of 8 bytes. Entries
-//! change at random, by an update each or (in the rows that say so) by being deleted and another one being inserted. A
-//! delta is taken by each of the three routes, and all are checked to give the same bytes, and applied to the base the later
-//! snapshot's, before anything is timed: from the journal; by pages, after so many writes to one key that the journal
-//! gave up; and by walking, against the same contents opened from an image. Times are medians of several rounds, in each of
-//! which everything is done once, so that whatever else the machine does falls on all alike. Before each the caches are
-//! filled with something else, because an operator has other things to do between two checkpoints; but not in the first
-//! column, which is for what was written just now. Full images and deltas are written with fingerprints of the base known.
+//! Keys have 12 bytes, 100 of them to a prefix of 8, and are put in shuffled order. Values have 8 bytes. Entries change at
+//! random, by an update each. In the rows with other keys, entries are deleted and others inserted.
 //!
-//! Beside the table, a plot for each size is written to `target/tmp/delta-SIZE.svg`: what a delta and a full image
-//! cost by the share of entries that changed, both axes logarithmic.
+//! A delta is taken in three ways: from the journal; by pages, after so many writes to one key that the journal gave up;
+//! and by a walk, against the same contents opened from an image. Before anything is timed, all three must give the same
+//! bytes, and each delta must lead from the earlier snapshot to the later one. The fingerprint of the earlier one is known.
+//!
+//! Times are medians of several rounds. Each round does everything once, so that a busy machine slows all columns alike.
+//! The caches are filled with other data before each measurement, because an operator does other work between two
+//! checkpoints. The first column is the exception: it is for data written just before.
 
 mod common;
 
 use std::array;
 use std::env;
 use std::hint::black_box;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -26,7 +24,6 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-use common::plot::{Series, Texts, plot};
 use common::workload::{self, Shape};
 
 const SHARES: [f64; 8] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.25, 0.5, 1.0];
@@ -55,35 +52,18 @@ fn main() {
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        let mut points = Vec::new();
         for share in SHARES {
-            let (row, times) = row(entries, share, false, &other);
-            table.add_row(row);
-            points.push((share * 100.0, times));
+            table.add_row(row(entries, share, false, &other));
         }
         for share in [0.01, 0.1] {
-            table.add_row(row(entries, share, true, &other).0);
+            table.add_row(row(entries, share, true, &other));
         }
         println!("{table}");
-        let path = format!("{}/delta-{entries}.svg", env!("CARGO_TARGET_TMPDIR"));
-        let line = |name: &str, series: usize| Series {
-            name: name.to_owned(),
-            points: points.iter().map(|(share, times): &(f64, Times)| (*share, times[series])).collect(),
-        };
-        let series = [line("delta, by the journal", 0), line("delta, and written", 1), line("full image", 2)];
-        let caption = format!("Checkpoint of {entries} entries, by what changed");
-        let texts = Texts { caption: &caption, x: "changed entries, %", y: "ms" };
-        match plot(Path::new(&path), &texts, &series, None) {
-            Ok(()) => println!("plot: {path}"),
-            Err(error) => println!("the plot could not be written to {path}: {error}"),
-        }
     }
 }
 
-/// What the plot shows, in milliseconds: a delta from the journal, the same written, and a full image.
-type Times = [f64; 3];
-
-fn row(entries: usize, share: f64, replaced: bool, other: &[u64]) -> (Vec<String>, Times) {
+/// Measures one row of the table.
+fn row(entries: usize, share: f64, replaced: bool, other: &[u64]) -> Vec<String> {
     let changed = ((entries as f64 * share) as usize).max(1);
     let (earlier, later) = snapshots(entries, changed, replaced, false);
     let (old, new) = snapshots(entries, changed, replaced, true);
@@ -111,23 +91,22 @@ fn row(entries: usize, share: f64, replaced: bool, other: &[u64]) -> (Vec<String
         ],
     );
     let each = |time: Duration| format!("{:.1}", time.as_nanos() as f64 / delta.len() as f64);
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    let row = vec![
+    let ms = |time: Duration| format!("{:.2}", time.as_secs_f64() * 1e3);
+    vec![
         format!("{:.1} %{}", share * 100.0, if replaced { ", other keys" } else { "" }),
         each(warm),
         each(journal),
         each(pages),
         each(walk),
         each(write),
-        format!("{:.2}", ms(both)),
-        format!("{:.2}", ms(full)),
+        ms(both),
+        ms(full),
         expected.len().to_string(),
         format!("{:.3}", expected.len() as f64 / image.len() as f64),
-    ];
-    (row, [ms(journal), ms(both), ms(full)])
+    ]
 }
 
-/// Two snapshots of a store between which so many entries changed, with or without the journal's notes of it.
+/// Returns two snapshots of a store. Between them `changed` entries changed, with or without notes in the journal.
 fn snapshots(entries: usize, changed: usize, replaced: bool, without_notes: bool) -> (StateSnapshot, StateSnapshot) {
     let mut random = SmallRng::seed_from_u64(7);
     let mut order: Vec<u32> = (0..entries as u32).collect();
@@ -164,11 +143,11 @@ fn key(entry: u32) -> workload::Key {
     workload::key(&Shape::USUAL, entry)
 }
 
-/// Times everything once a round, and returns the median of each. All but the first find cold caches.
+/// Times each task once a round, and returns its median. All tasks but the first run with cold caches.
 fn medians<const N: usize>(other: &[u64], tasks: [&dyn Fn(); N]) -> [Duration; N] {
     let time = |place: usize, task: &dyn Fn()| {
         if place == 0 {
-            // What it needs is in the caches once it has run.
+            // An untimed run fills the caches.
             task();
         } else {
             black_box(other.iter().step_by(8).sum::<u64>());

@@ -11,8 +11,8 @@ use opstate::{
 };
 use rkyv::rancor::BoxedError;
 
-use crate::counting::misaligned;
-use crate::layout::{Canonical, Version, is_aligned};
+use crate::support::allocator::misaligned;
+use crate::support::layout::{Canonical, Version, is_aligned};
 
 type Entries = Vec<(Bytes, Bytes)>;
 

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use opstate::{ImageOptions, KeyGroups, Label, StateDelta, StateError, StateSnapshot};
 use proptest::prelude::*;
 
-use crate::cases;
-use crate::layout::{Canonical, HEADER, TRAILER, Version, assert_lazy_agrees, get_u64};
+use crate::support::cases::cases;
+use crate::support::layout::{Canonical, HEADER, TRAILER, Version, assert_lazy_agrees, get_u64};
 
 /// Returns snapshots and their images, of several sizes and shapes.
 fn samples() -> Vec<(StateSnapshot, Vec<u8>)> {

@@ -12,9 +12,9 @@ use opstate::{
 };
 use proptest::prelude::*;
 
-use crate::cases;
-use crate::counting::allocated_by;
-use crate::model::{any_key, any_value};
+use crate::support::allocator::allocated_by;
+use crate::support::cases::cases;
+use crate::support::model::{any_key, any_value};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 type Difference = (Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>);

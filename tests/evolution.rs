@@ -4,7 +4,7 @@ use opstate::{HotStore, InMemoryStore, StateError, StateSnapshot, StateStore, St
 use proptest::prelude::*;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::cases;
+use crate::support::cases::cases;
 
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 struct V1 {

@@ -11,39 +11,15 @@ use opstate::{
 };
 use proptest::prelude::*;
 
-use crate::cases;
-use crate::counting::allocated_by;
-use crate::layout::{
+use crate::support::allocator::allocated_by;
+use crate::support::cases::cases;
+use crate::support::forged::{SOUND_BASE, sound, sound_changes_of, sound_deltas, sound_images, sound_of};
+use crate::support::layout::{
     BASE, Base, Canonical, DESCRIPTOR, HEADER, Parts, Read, Segment, TRAILER, Version, assemble, assemble_as,
-    assert_lazy_agrees, assert_well_formed, assert_well_formed_delta, extents, get_u64, label_section, open_forged,
-    open_forged_delta, read, seal, seal_parts, set_u64,
+    assert_lazy_agrees, assert_well_formed, assert_well_formed_delta, extents, get_u64, open_forged, open_forged_delta,
+    read, seal, seal_parts, set_u64,
 };
-use crate::model::{any_key, any_value};
-
-fn sound_of(version: Version) -> Vec<Segment> {
-    vec![
-        version.segment(&[(b"", b"empty key"), (b"a", b"1"), (b"a\0", b"")]),
-        Segment::with_blob(b"b", &[7; 100]),
-        version.segment(&[(b"ba", b"22"), (b"c", b"333"), (b"\xFF\xFF", b"4444")]),
-    ]
-}
-
-fn sound() -> Vec<Segment> {
-    sound_of(Version::Two)
-}
-
-/// Returns an image with a label in its footer.
-fn labelled(segments: &[Segment], base: Option<Base>) -> Vec<u8> {
-    let sections = label_section(b"dedup", b"clicks", &[0, 0xFF, 7]);
-    Parts { base, sections, ..Parts::of(Version::Two, segments) }.assemble()
-}
-
-/// Returns sound images of every version, with and without a label.
-fn sound_images() -> Vec<Vec<u8>> {
-    let mut images: Vec<_> = Version::ALL.map(|version| Parts::of(version, &sound_of(version)).assemble()).into();
-    images.push(labelled(&sound(), None));
-    images
-}
+use crate::support::model::{any_key, any_value};
 
 /// Returns the broken rule that the error names.
 fn broken_rule(version: Version, segments: &[Segment]) -> &'static str {
@@ -86,13 +62,13 @@ fn each_broken_rule_of_a_version_is_named(version: Version) {
     let image = &mut Parts::of(version, &sound_of(version)).assemble();
     assert_well_formed(&open_forged(image).unwrap());
 
-    assert_eq!(forge(&|s| s.swap(0, 2)), "a key does not sort after the one before it");
+    assert_eq!(forge(&|s| s.swap(0, 2)), "its first key does not sort after the one before it");
     assert_eq!(
         forge(&|s| s[0] = Segment::of(&[(b"a", b""), (b"a", b"")])),
         "a key does not sort after the one before it"
     );
-    assert_eq!(forge(&|s| s[2] = s[0].clone()), "a key does not sort after the one before it");
-    assert_eq!(forge(&|s| s[0].first_key = b"x".to_vec()), "its first key is not that of the footer");
+    assert_eq!(forge(&|s| s[2] = s[0].clone()), "its first key does not sort after the one before it");
+    assert_eq!(forge(&|s| s[0].first_key = b"a".to_vec()), "its first key is not that of the footer");
     assert_eq!(forge(&|s| s[0].entries = 0), "it is empty");
     assert_eq!(forge(&|s| s[1] = Segment::of(&[])), "it is empty");
     assert_eq!(forge(&|s| s[0].entries = 2), "the number of ends of keys is not that of entries");
@@ -102,8 +78,11 @@ fn each_broken_rule_of_a_version_is_named(version: Version) {
     assert_eq!(forge(&|s| s[0].columns.key_ends.swap(1, 2)), "an end lies before the one before it");
     assert_eq!(forge(&|s| s[0].columns.keys.push(1)), "the last end is not the length of its column");
     assert_eq!(forge(&|s| s[0].columns.value_ends[2] += 1), "the last end is not the length of its column");
-    assert_eq!(forge(&|s| s[0].columns.value_ends[2] = u32::MAX), "the last end is not the length of its column");
-    assert_eq!(forge(&|s| s[2] = Segment::of(&[(&[b'x'; 65_536], b"")])), "a key is too long");
+    // The lengths in the trailer, which follow from the ends, are compared with the room for them before any segment.
+    assert_eq!(forge(&|s| s[0].columns.value_ends[2] = u32::MAX), "the segments have no room for such lengths");
+    // The length of this first key does not fit its descriptor, where it is 0.
+    let first = [(&[b'x'; 65_536][..], &b""[..])];
+    assert_eq!(forge(&|s| s[2] = Segment::of(&first)), "its first key does not sort after the one before it");
     let long = [(&b"x"[..], &b""[..]), (&[b'x'; 65_536], b"")];
     assert_eq!(forge(&|s| s[2] = Segment::of(&long)), "a key is too long");
 }
@@ -271,28 +250,6 @@ fn a_header_of_one_version_does_not_do_for_the_body_of_another() {
     }
 }
 
-fn sound_changes_of(version: Version) -> Vec<Segment> {
-    vec![
-        version.changes(&[(b"", 1, b"empty key"), (b"a", 0, b""), (b"a\0", 2, b"")]),
-        Segment { blob: vec![7; 100], ..Segment::of_changes(&[(b"b", 2, b"")]) },
-        version.changes(&[(b"ba", 2, b"22"), (b"c", 1, b"333"), (b"\xFF\xFF", 0, b"")]),
-    ]
-}
-
-fn sound_changes() -> Vec<Segment> {
-    sound_changes_of(Version::Two)
-}
-
-const SOUND_BASE: Base = Base { fingerprint: 17, result: 4, inserts: 2, deletes: 2 };
-
-/// Returns sound deltas of every version, with and without a label.
-fn sound_deltas() -> Vec<Vec<u8>> {
-    let of = |version| Parts { base: Some(SOUND_BASE), ..Parts::of(version, &sound_changes_of(version)) }.assemble();
-    let mut deltas: Vec<_> = Version::ALL.map(of).into();
-    deltas.push(labelled(&sound_changes(), Some(SOUND_BASE)));
-    deltas
-}
-
 #[test]
 fn a_second_implementation_writes_the_same_delta() {
     let old = [(&b"a"[..], &b"1"[..]), (b"b", b"2"), (b"c", b"3"), (b"d", b"4")];
@@ -346,7 +303,7 @@ fn each_broken_rule_of_a_delta_of_a_version_is_named(version: Version) {
     assert_eq!(forge(&|s| s[0].changes.push(1)), "the number of kinds of changes is not that of entries");
     assert_eq!(forge(&|s| s[0].changes[2] = 1), "the number of inserted keys is not true");
     assert_eq!(forge(&|s| s[0].changes[2] = 0), "the number of deleted keys is not true");
-    assert_eq!(forge(&|s| s.swap(0, 2)), "a key does not sort after the one before it");
+    assert_eq!(forge(&|s| s.swap(0, 2)), "its first key does not sort after the one before it");
 
     let nothing = Base { inserts: 0, deletes: 0, ..SOUND_BASE };
     assert_eq!(broken(&[], nothing), "the fingerprints do not differ by that of the insertions");

@@ -11,7 +11,7 @@ use opstate::{
     StateStoreExt, UnverifiedImage,
 };
 
-use crate::layout::{Canonical, Read, Version, is_aligned, read};
+use crate::support::layout::{Canonical, Read, Version, is_aligned, read};
 
 /// Contents that every version has a file of, for example `v1-edges.image`.
 struct Golden {

@@ -9,14 +9,14 @@ use opstate::{
 };
 use proptest::prelude::*;
 
-use crate::cases;
-use crate::counting::allocated_by;
-use crate::layout::{
+use crate::support::allocator::allocated_by;
+use crate::support::cases::cases;
+use crate::support::layout::{
     DIRECTORY_ENTRY, HEADER, Parts, Segment, TRAILER, Version, assemble, assemble_grouped, assemble_grouped_as,
     assert_lazy_agrees, assert_well_formed, get_u64, label_section, open_forged, seal_parts, set_u64,
 };
-use crate::lazy::Watched;
-use crate::model::{any_key, any_value};
+use crate::support::model::{any_key, any_value};
+use crate::support::readers::Watched;
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 

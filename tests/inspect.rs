@@ -14,8 +14,8 @@ use opstate::{
 };
 use tempfile::TempDir;
 
-use crate::examples;
-use crate::layout::{extents, get_u64, seal_parts, set_u64};
+use crate::support::examples;
+use crate::support::layout::{extents, get_u64, seal_parts, set_u64};
 
 /// Files of format 1 of all kinds, with several segments and blobs, and without any.
 const GOLDEN: [&str; 5] = ["v1-segments.image", "v1-grouped.image", "v1.delta", "v1-edges.image", "v1-empty.image"];

@@ -13,7 +13,7 @@ use std::{env, process};
 
 use opstate::{HotStore, StateError, StateSnapshot, StateStore};
 
-use crate::counting::{fail_after, fail_no_more};
+use crate::support::allocator::{fail_after, fail_no_more};
 
 const DIR: &str = "OPSTATE_TEST_DIR";
 const FAILING: &str = "OPSTATE_TEST_FAILING_ALLOCATION";

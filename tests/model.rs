@@ -1,4 +1,4 @@
-//! All stores against the [model](ops).
+//! All stores against the [model](crate::support::model).
 //!
 //! `OPSTATE_MODEL_CASES` sets the number of cases. The long form is 100,000 of them for every store:
 //!
@@ -8,14 +8,11 @@
 //!
 //! That runs the model in the unit tests, too, on a `HotStore` whose parts are tiny and validated after every operation.
 
-mod ops;
-
 use opstate::{HotStore, InMemoryStore, StateStore};
 use proptest::prelude::*;
 
-use crate::cases;
-pub(crate) use ops::{any_key, any_value, ranges, within};
-use ops::{any_ops, model_cases, run};
+use crate::support::cases::cases;
+use crate::support::model::{any_ops, model_cases, run};
 
 proptest! {
     #![proptest_config(cases(model_cases()))]

@@ -1,8 +1,9 @@
 //! Snapshots of every origin: the same contents give the same answers, bytes and fingerprints.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::ops::{Bound, ControlFlow};
+use std::ops::{Bound, ControlFlow, Range};
 use std::panic::catch_unwind;
 use std::thread;
 
@@ -14,10 +15,10 @@ use opstate::{
 use proptest::prelude::*;
 use rkyv::rancor::BoxedError;
 
-use crate::cases;
-use crate::counting::allocated_by;
-use crate::layout::{Canonical, Version};
-use crate::model::{any_key, any_value, ranges, within};
+use crate::support::allocator::allocated_by;
+use crate::support::cases::cases;
+use crate::support::layout::{Canonical, Version};
+use crate::support::model::{any_key, any_value, ranges, within};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -416,4 +417,32 @@ fn a_label_is_required_part_by_part() {
     assert!(catch_unwind(|| Label::new().job(long.clone())).is_err());
     assert!(catch_unwind(|| Label::new().user(vec![0; Label::MAX_USER_LEN + 1])).is_err());
     assert!(!Label::new().operator(&long[1..]).job(&long[1..]).user(vec![0; Label::MAX_USER_LEN]).is_empty());
+}
+
+/// A key that is `a` and `z` in turns, by the number of times it was asked for its bytes.
+struct Fickle(Cell<bool>);
+
+impl AsRef<[u8]> for Fickle {
+    fn as_ref(&self) -> &[u8] {
+        if self.0.replace(!self.0.get()) { b"a" } else { b"z" }
+    }
+}
+
+#[test]
+fn bounds_that_change_from_call_to_call_are_read_once() {
+    let snapshot = StateSnapshot::from_iter([("b", "1"), ("c", "2")]);
+    let key = |is_low| Fickle(Cell::new(is_low));
+    assert_eq!(snapshot.scan(key(true)..key(false)).count(), 2);
+    // A second reading of these bounds would give `z..a`.
+    assert_eq!(snapshot.scan(key(false)..key(true)).count(), 0);
+    let mut visited = 0;
+    let mut visit = |range: Range<Fickle>| {
+        snapshot.visit_range(range, |_, _| {
+            visited += 1;
+            ControlFlow::Continue(())
+        });
+        visited
+    };
+    assert_eq!(visit(key(true)..key(false)), 2);
+    assert_eq!(visit(key(false)..key(true)), 2);
 }

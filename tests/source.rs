@@ -17,10 +17,10 @@ use opstate::{
 use proptest::prelude::*;
 use rkyv::rancor::BoxedError;
 
-use crate::cases;
-use crate::layout::is_aligned;
-use crate::model::{any_key, any_value, ranges, within};
-use crate::typed::Shifted;
+use crate::support::cases::cases;
+use crate::support::layout::is_aligned;
+use crate::support::model::{any_key, any_value, ranges, within};
+use crate::support::shifted::Shifted;
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 

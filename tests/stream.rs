@@ -6,16 +6,13 @@ use std::ops::ControlFlow;
 use opstate::{HotStore, ImageOptions, StateError, StateSnapshot, StateStore, UnverifiedImage};
 use proptest::prelude::*;
 
-use crate::cases;
-use crate::counting::allocated_by;
-use crate::lazy::Medium;
-use crate::model::{any_key, any_value};
+use crate::support::allocator::allocated_by;
+use crate::support::cases::cases;
+use crate::support::images::numbered;
+use crate::support::model::{any_key, any_value};
+use crate::support::readers::Medium;
 
-fn numbered(count: u32, value_len: usize) -> StateSnapshot {
-    StateSnapshot::from_sorted((0..count).map(|i| (i.to_be_bytes().to_vec(), vec![i as u8; value_len]))).unwrap()
-}
-
-fn image_of(snapshot: &StateSnapshot, options: ImageOptions) -> Vec<u8> {
+fn written(snapshot: &StateSnapshot, options: ImageOptions) -> Vec<u8> {
     let mut image = Vec::new();
     snapshot.write_with(options, &mut image).unwrap();
     image
@@ -33,7 +30,7 @@ proptest! {
     ) {
         let snapshot = StateSnapshot::from_sorted(model.clone()).unwrap().with_timestamp_ns(7);
         let options = ImageOptions::new().segment_bytes(segment_bytes);
-        let expected = image_of(&snapshot, options);
+        let expected = written(&snapshot, options);
         // Write a snapshot that does not know its fingerprint yet, and one that does.
         let mut store = HotStore::new();
         store.restore(snapshot.clone());
@@ -41,7 +38,7 @@ proptest! {
         if is_known {
             other.fingerprint();
         }
-        prop_assert_eq!(image_of(&other, options.threads(threads)), expected.clone());
+        prop_assert_eq!(written(&other, options.threads(threads)), expected.clone());
         prop_assert_eq!(other.fingerprint(), snapshot.fingerprint());
         prop_assert_eq!(StateSnapshot::read_from(&expected[..]).unwrap(), snapshot);
     }
@@ -57,10 +54,10 @@ fn many_segments_on_many_threads() {
     }
     let snapshot = StateSnapshot::from_sorted(entries).unwrap();
     let options = ImageOptions::new().segment_bytes(500);
-    let expected = image_of(&snapshot, options);
+    let expected = written(&snapshot, options);
     for threads in [2, 3, 8, 1000] {
         let again = snapshot.split_with(1, |_| 0).unwrap().remove(0).with_timestamp_ns(snapshot.timestamp_ns());
-        assert_eq!(image_of(&again, options.threads(threads)), expected);
+        assert_eq!(written(&again, options.threads(threads)), expected);
     }
 }
 
@@ -96,7 +93,7 @@ fn a_write_on_threads_that_fails_anywhere_ends_with_the_error() {
 #[test]
 fn damage_met_by_threads_is_an_error() {
     let snapshot = numbered(5000, 30);
-    let mut image = image_of(&snapshot, ImageOptions::new().segment_bytes(1000));
+    let mut image = written(&snapshot, ImageOptions::new().segment_bytes(1000));
     let middle = image.len() / 2;
     image[middle] ^= 1;
     let opened = StateSnapshot::from_source(Medium(UnverifiedImage::from_bytes(image).unwrap()));

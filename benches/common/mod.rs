@@ -1,4 +1,4 @@
-//! What the benchmarks share: what stores are given and asked, every operation that is timed, and the stores.
+//! Code that the benchmarks share: workloads, timed operations, and the stores to compare.
 
 #![allow(dead_code, reason = "each benchmark uses a part of it")]
 
@@ -9,5 +9,4 @@ pub(crate) mod glued;
 pub(crate) mod operations;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub(crate) mod pauses;
-pub(crate) mod plot;
 pub(crate) mod workload;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use comfy_table::{Attribute, Cell, CellAlignment, LineStyle, Table, TableStyle};
+use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 use indicatif::{HumanBytes, HumanCount};
 
 use crate::Result;
@@ -107,7 +107,7 @@ impl Report<'_> {
             table.add_row(vec![
                 Cell::new(route_name(route)),
                 Cell::new(flights),
-                Cell::new(format!("{:.1}", total.delays.mean_min())).add_attribute(Attribute::Bold),
+                Cell::new(format!("{:.1}", total.delays.mean_min())),
                 Cell::new(format!("{:.0} %", total.delays.delayed_percent())),
                 Cell::new(worst_min),
                 Cell::new(format_day(total.worst_day)),
@@ -124,7 +124,7 @@ impl Report<'_> {
         for (airport, delays) in airports.into_iter().take(LISTED) {
             table.add_row(vec![
                 Cell::new(airport_name(airport)),
-                Cell::new(HumanCount(delays.flights.into())).add_attribute(Attribute::Bold),
+                Cell::new(HumanCount(delays.flights.into())),
                 Cell::new(format!("{:.1}", delays.mean_min())),
                 Cell::new(format!("{:.0} %", delays.delayed_percent())),
             ]);
@@ -208,17 +208,15 @@ impl Report<'_> {
     }
 }
 
-/// A number of things, as in `1 day` or `1,234 days`.
+/// Returns a count with its noun, as in `1 day` or `1,234 days`.
 pub(crate) fn counted(number: u64, one: &str) -> String {
     format!("{} {one}{}", HumanCount(number), if number == 1 { "" } else { "s" })
 }
 
-/// An empty table: the first column for names, the others for numbers.
+/// Returns an empty table. Its first column is for names, the others are for numbers.
 fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
-    table
-        .load_style(TableStyle::new().header_separator(LineStyle::none().fill('─')))
-        .set_header(header.map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
+    table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('─'))).set_header(header);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

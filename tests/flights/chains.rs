@@ -5,7 +5,7 @@ use std::fs;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::*;
+use crate::support::flights::*;
 
 /// Arguments under which there are chains of three, and twelve checkpoints and more in all.
 const CHAINS_OF_THREE: [&str; 4] = ["--barrier-every", "800", "--compact-every", "3"];
@@ -139,7 +139,7 @@ fn chains_are_removed_when_newer_ones_are_on_disk() {
 
 #[test]
 fn a_chain_holds_what_a_full_image_does() {
-    // The same twelve checkpoints, as four chains and each in full: from the same place on, a resumed run is the same.
+    // Twelve checkpoints, once as four chains and once in full. Runs resumed at the same event must be equal.
     for workers in ["1", "3"] {
         for crash_in in ["8:durable", "9:durable"] {
             let reached: Vec<_> = ["1", "2", "3", "100"]
@@ -263,7 +263,7 @@ fn a_missing_link_ends_a_chain() {
     for (missing, at, said_of, position) in [
         ("flights-00000007.delta", "flights-00000008.delta", "flights-00000007.delta", Some(14_000)),
         ("flights-00000006.delta", "flights-00000007.delta", "flights-00000006.delta", Some(12_000)),
-        // What follows chain 0 to 4 then is 6, which does not follow 4.
+        // The file after checkpoints 0 to 4 is then number 6, which does not follow 4.
         ("flights-00000005.checkpoint", "flights-00000006.delta", "flights-00000005.checkpoint", Some(10_000)),
         ("flights-00000009.delta", "", "", Some(18_000)),
     ] {

@@ -6,16 +6,16 @@
 //! OPSTATE_KILLS=1000 cargo test --release --test main a_kill_at_any_moment
 //! ```
 
-use std::process::Stdio;
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 use std::{env, fs, thread};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::*;
+use crate::support::flights::*;
 
-/// Where the last checkpoint was that is said to be on disk.
+/// Returns the event of the last checkpoint that the process reported to be on disk.
 fn acknowledged_at(said: &str) -> u64 {
     // The last line may have been cut by the kill.
     let whole = said.rsplit_once('\n').map_or("", |(whole, _)| whole);

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use opstate::{GroupedImage, Label, StateDelta, StateError, StateSnapshot, UnverifiedImage};
 use rkyv::util::AlignedVec;
 
-use super::{SOUND_BASE, labelled, sound, sound_changes};
-use crate::counting::allocated_by;
-use crate::layout::{
+use crate::support::allocator::allocated_by;
+use crate::support::forged::{SOUND_BASE, labelled, sound, sound_changes};
+use crate::support::layout::{
     Parts, TRAILER, Version, assemble_grouped_as, assert_lazy_agrees, get_u64, label_content, label_section,
     open_forged, open_forged_delta, seal_parts, section,
 };

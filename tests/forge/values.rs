@@ -4,10 +4,10 @@ use std::io::Cursor;
 
 use opstate::{GroupedImage, StateDelta, StateError, StateSnapshot, UnverifiedImage};
 
-use super::{SOUND_BASE, sound, sound_changes};
-use crate::layout::{
+use crate::support::forged::{SOUND_BASE, sound, sound_changes, sound_changes_of, sound_of};
+use crate::support::layout::{
     Parts, Segment, Version, assemble, assemble_as, assemble_grouped, assert_lazy_agrees, assert_well_formed,
-    assert_well_formed_delta, open_forged, open_forged_delta,
+    assert_well_formed_delta, extents, open_forged, open_forged_delta,
 };
 
 /// Returns the results of opening a snapshot, a delta and a grouped image with this segment.
@@ -134,8 +134,8 @@ fn an_unknown_codec_is_named_with_its_number_and_place() {
     for version in Version::ALL {
         for which in 0..3 {
             for codec in [1, 2, 0x80, 0xFF] {
-                let mut parts = Parts::of(version, &super::sound_of(version));
-                let at = crate::layout::extents(&parts.assemble())[which].0;
+                let mut parts = Parts::of(version, &sound_of(version));
+                let at = extents(&parts.assemble())[which].0;
                 parts.segments[which].codec = codec;
                 let image = parts.assemble();
                 assert_lazy_agrees(&image, None);
@@ -149,9 +149,9 @@ fn an_unknown_codec_is_named_with_its_number_and_place() {
                 check(UnverifiedImage::from_bytes(grouped.clone()).map(drop), version, codec, at);
                 check(StateSnapshot::from_bytes(grouped).map(drop), version, codec, at);
 
-                let changes = super::sound_changes_of(version);
+                let changes = sound_changes_of(version);
                 let mut parts = Parts { base: Some(SOUND_BASE), ..Parts::of(version, &changes) };
-                let at = crate::layout::extents(&parts.assemble())[which].0;
+                let at = extents(&parts.assemble())[which].0;
                 parts.segments[which].codec = codec;
                 check(StateDelta::from_bytes(parts.assemble()).map(drop), version, codec, at);
             }

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use opstate::{GroupedImage, HotStore, ImageOptions, InMemoryStore, KeyGroups, StateError, UnverifiedImage};
 
-use super::{damaged, image_of, is_damage, numbered};
-use crate::layout::{Segment, TRAILER, assemble, seal, set_u64};
+use crate::support::images::{damaged, image_of, is_damage, numbered};
+use crate::support::layout::{Segment, TRAILER, assemble, seal, set_u64};
 
 /// Checks that an error names the file, and returns the error inside.
 fn in_file(error: StateError, expected: &Path) -> StateError {

@@ -8,7 +8,7 @@ use opstate::{
 use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use super::Shifted;
+use crate::support::shifted::Shifted;
 
 #[derive(Archive, Serialize, Deserialize)]
 #[rkyv(

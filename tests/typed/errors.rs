@@ -1,5 +1,6 @@
 //! Errors of typed access: the text is equal in every build, is complete, and does not change from run to run.
 
+use std::any::type_name;
 use std::error::Error;
 use std::fmt;
 
@@ -74,9 +75,10 @@ fn what_is_wrong_with_a_value_is_said_in_the_same_words_by_every_build() {
     assert_text(
         &store.get_typed::<StateSnapshot>(b"s").unwrap_err(),
         &format!(
-            "the value (bytes: {}) of the key `s` (bytes: 1) cannot be read as `opstate::snapshot::StateSnapshot`: it is such \
-             an archive, but no value can be made of it; read it as the type it was written as",
+            "the value (bytes: {}) of the key `s` (bytes: 1) cannot be read as `{}`: it is such an archive, but no value can \
+             be made of it; read it as the type it was written as",
             value.len(),
+            type_name::<StateSnapshot>(),
         ),
     );
 }

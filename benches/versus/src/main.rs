@@ -1,9 +1,10 @@
-//! HotStore beside what users might take instead. `cargo run --release -- --help` in this directory.
+//! Compares `HotStore` with other stores: `cargo run --release -- --help` in this directory lists the commands.
 
 #[path = "../../common/mod.rs"]
 mod common;
 mod contenders;
 mod operators;
+mod plot;
 mod report;
 
 use std::error::Error;
@@ -20,11 +21,11 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Every operation of every contender, as a table.
+    /// Measures every operation of every contender, and prints a table.
     Table(compare::Args),
-    /// Operators end to end: events per second.
+    /// Measures whole operators, in events per second.
     Operators(operators::Args),
-    /// The tables and plots of `benches/report`. What was measured is kept there, and not measured again.
+    /// Makes the tables and plots of `benches/report`. Results are kept there, and are not measured again.
     Report(report::Args),
 }
 

@@ -1,8 +1,8 @@
-//! The report: what is measured, kept, drawn and written to `benches/report`.
+//! The report in `benches/report`: tables and plots of measured results.
 //!
-//! The work is cut into *units*, one size each. What a unit measures is appended to `results.tsv` when it is done, and a unit
-//! that is there is not measured again. So the report can be stopped at any time and goes on from there. Tables and plots are
-//! made anew of all results each time.
+//! The work is divided into *units* of one size each. The results of a finished unit are appended to `results.tsv`, and a
+//! unit with results is not measured again. So the report can be stopped at any time, and the next run continues it. Each
+//! run makes tables and plots of all results.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -19,28 +19,28 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::common::compare::{self, Better, Rows, add_row, footprint, grouped, head};
 use crate::common::contender::{Contender, GLUED, HOT, IN_MEMORY, Kind};
 use crate::common::operations::OPERATIONS;
-use crate::common::plot::{Series, Texts, plot};
 use crate::common::workload::{Shape, Workload, key};
 use crate::contenders::ALL;
 use crate::operators;
+use crate::plot::{Series, Texts, plot};
 
 #[derive(clap::Parser)]
 pub(crate) struct Args {
-    /// Begin no further unit after so many minutes.
+    /// Begin no further unit after this many minutes.
     #[arg(long, default_value_t = 9.0)]
     minutes: f64,
-    /// Measure ten million entries, too, with those contenders that are fast enough: half an hour and 6 GiB.
+    /// Also measure ten million entries, with the contenders that are fast enough. Takes half an hour and 6 GiB.
     #[arg(long)]
     full: bool,
     /// Forget what was measured before.
     #[arg(long)]
     fresh: bool,
-    /// Other sizes than the usual ones, to try the program. The results go to a directory of their own.
+    /// Numbers of entries to measure instead of the usual ones. The results go to a directory of their own.
     #[arg(long)]
     sizes: Vec<usize>,
 }
 
-/// A number that was measured: in which unit, what, of which contender.
+/// One measured number, with its unit of work, its name and its contender.
 struct Measured {
     unit: String,
     what: String,
@@ -48,7 +48,7 @@ struct Measured {
     value: f64,
 }
 
-/// What is measured in one go.
+/// A unit of work.
 enum Unit {
     /// Operations whose names contain this.
     Operations(usize, &'static str),

@@ -11,7 +11,7 @@ pub(crate) struct Series {
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// A plot's texts: what is above it, and along its axes, with units.
+/// Texts of a plot: the caption, and the labels of the axes with their units.
 pub(crate) struct Texts<'a> {
     pub(crate) caption: &'a str,
     pub(crate) x: &'a str,
@@ -30,11 +30,11 @@ const COLORS: [RGBColor; 9] = [
     RGBColor(0x5a, 0x8f, 0x29),
 ];
 
-/// Draws the series to `path`, and a dashed line at the height of `limit`, if there is one, with its name.
+/// Draws the series to the file `path`. A limit becomes a dashed line with its name.
 ///
 /// # Errors
 ///
-/// Those of the file, and of a plot without points.
+/// Fails if the file cannot be written, or if there is no point to draw.
 pub(crate) fn plot(
     path: &Path,
     texts: &Texts<'_>,
@@ -50,10 +50,10 @@ pub(crate) fn plot(
     if left > right {
         return Err("there is nothing to draw".into());
     }
-    // A little beyond whole powers of ten: what lies on the very end of an axis gets no label.
+    // Axes end a little beyond whole powers of ten, because a number at the very end gets no label.
     let powers =
         |least: f64, most: f64| 0.8 * 10_f64.powf(least.log10().floor())..1.25 * 10_f64.powf(most.log10().ceil());
-    // And a third more to the right, for the names.
+    // A third of the width is added on the right for the names.
     let wide = 0.8 * left..1.25 * right * (right / left).powf(0.35);
 
     let root = SVGBackend::new(path, (860, 520)).into_drawing_area();
@@ -99,7 +99,7 @@ pub(crate) fn plot(
     Ok(())
 }
 
-/// A power of ten as people write it: 0.1, 1, 10 k, 10 M.
+/// Returns a power of ten as text, such as 0.1, 1, 10 k or 10 M.
 fn label(number: f64) -> String {
     match number {
         ..1.0 => format!("{number}"),

@@ -1,5 +1,8 @@
 //! [`Broken`]: a store that is correct except for one fault.
 
+mod faults;
+mod faulty;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::iter;
@@ -12,11 +15,11 @@ use opstate::{
     Deleted, Entries, InMemoryStore, KeyBounds, MAX_KEY_LEN, Scan, StateError, StateSnapshot, StateStore, StateStoreExt,
 };
 
-use super::faults::Fault;
-use super::faulty::{Ends, SharedMemory, Source, TwoWalks, pack};
+pub(crate) use self::faults::{FAULTS, Fault, HARMLESS};
+use self::faulty::{Ends, SharedMemory, Source, TwoWalks, pack};
 
 /// An [`InMemoryStore`] with one fault.
-pub(super) struct Broken {
+pub(crate) struct Broken {
     inner: InMemoryStore,
     fault: Fault,
     overwrites: usize,
@@ -29,7 +32,7 @@ pub(super) struct Broken {
 }
 
 impl Broken {
-    pub(super) fn new(fault: Fault) -> Self {
+    pub(crate) fn new(fault: Fault) -> Self {
         let mut inner = InMemoryStore::new();
         if fault == Fault::StartsFilled {
             inner.put(b"left", b"over").unwrap();

@@ -5,16 +5,16 @@ use opstate::conformance::Rule;
 macro_rules! faults {
     ($($name:ident => $rule:ident,)*; $($harmless:ident,)*) => {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(super) enum Fault {
+        pub(crate) enum Fault {
             $($name,)*
             $($harmless,)*
         }
 
         /// All faults, each with the rule that it breaks.
-        pub(super) const FAULTS: &[(Fault, Rule)] = &[$((Fault::$name, Rule::$rule)),*];
+        pub(crate) const FAULTS: &[(Fault, Rule)] = &[$((Fault::$name, Rule::$rule)),*];
 
         /// Variants that look like faults but break no rule.
-        pub(super) const HARMLESS: &[Fault] = &[$(Fault::$harmless),*];
+        pub(crate) const HARMLESS: &[Fault] = &[$(Fault::$harmless),*];
     };
 }
 

@@ -1,4 +1,4 @@
-//! Where the examples are that tests run as processes.
+//! Examples as built programs, for tests that run them.
 
 #![cfg(not(miri))]
 
@@ -6,7 +6,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The path of an example, which belongs to the build this test belongs to.
+/// Builds an example in the profile of this test, and returns its path.
 pub(crate) fn built(name: &str) -> PathBuf {
     let test = env::current_exe().unwrap();
     let profile_dir = test.parent().and_then(Path::parent).unwrap();

@@ -1,4 +1,4 @@
-//! Faulty parts of a [`Broken`](super::broken::Broken) store: packed values, memory that changes, and wrong scans and
+//! Faulty parts of a [`Broken`](super::Broken) store: packed values, memory that changes, and wrong scans and
 //! sources of snapshots.
 
 use std::collections::VecDeque;

@@ -404,7 +404,7 @@ impl Arena {
     /// Frees the chunk that is being evacuated. All its live records were moved.
     pub(super) fn free_evacuated(&mut self, epochs: &Epochs) {
         if let Some(at) = self.evacuating.take() {
-            // Else a live record would be read where nothing is any more.
+            // A live record in a freed chunk would be read from freed memory.
             assert_eq!(self.chunk(at.chunk()).live, 0, "every live record of the chunk was moved");
             self.free(epochs, at.chunk());
         }

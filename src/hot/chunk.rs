@@ -62,7 +62,7 @@ pub(super) fn unit_hint(base: NonNull<u8>, unit: usize) -> *const u8 {
 
 /// Asks the system to put a full chunk in a huge page when it has time, which takes some off a lookup among millions.
 ///
-/// It is advice: it may do nothing. Asking before the chunk is filled would stop the writer for each 2 MiB that are
+/// This is advice: the system may do nothing. Asking before the chunk is filled would stop the writer for each 2 MiB that are
 /// cleared at once: for 4 to 5 ms on a virtual machine whose host has to find them, too.
 fn advise_huge_pages(memory: &Block) {
     let (base, bytes) = (memory.start(), memory.bytes());

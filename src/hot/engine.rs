@@ -471,8 +471,8 @@ impl StorageEngine {
 
     /// Replaces all entries by those of a snapshot.
     ///
-    /// They are there side by side until all have come, because a snapshot that is verified as it is read may turn out
-    /// to be damaged.
+    /// The old entries stay until all new ones are read, because a snapshot that is verified as it is read may turn out to
+    /// be damaged.
     pub(super) fn restore(&mut self, snapshot: &StateSnapshot) -> Result<(), StateError> {
         let capacity = snapshot.len().min(MAX_UNVERIFIED_CAPACITY);
         let mut restored = Self::new(self.records.arena.sizes(), capacity, self.budget);

@@ -176,7 +176,7 @@ impl<const PAGE: usize, const BRANCH: usize> EntryTable<PAGE, BRANCH> {
     /// a live snapshot sees it.
     pub(super) fn remove(&mut self, epochs: &Epochs, id: EntryId) -> Location {
         let vacant = vacant(self.free);
-        // Else the list would go through the slot twice, and two entries would get the same id.
+        // `location_mut` refuses a vacant slot. The list would hold it twice, and two entries would get the same id.
         let location = mem::replace(self.location_mut(epochs, id).0, vacant);
         self.free = id;
         self.len -= 1;
@@ -433,14 +433,14 @@ mod tests {
     #[derive(Clone, Copy, Debug)]
     enum Op {
         Insert(Location),
-        // Of the entry at this place, counted around.
+        /// Sets the location of the entry at this index, modulo the number of entries.
         Set(usize, Location),
         Remove(usize),
         Clear,
         Freeze,
-        // Of the snapshot at this place, counted around.
+        /// Ends the snapshot at this index, modulo the number of snapshots.
         End(usize),
-        // While the next operations write.
+        /// Reads and ends a snapshot on another thread, while the next operations write.
         ReadAndEndElsewhere(usize),
     }
 

@@ -56,7 +56,7 @@ pub(super) struct Reclaimed {
 
 /// A node that the writer let go of.
 ///
-/// It is kept by address and not as a box, which would claim to be the only way to what snapshots still read.
+/// Kept by address and not as a box, because snapshots still read the node, and a box claims to be its only owner.
 pub(super) struct Retired(NonNull<NodeHeader>);
 
 // SAFETY: what is in a node is `Send` (see `Node::new`), and so is the link (invariant 2).

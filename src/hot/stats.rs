@@ -24,8 +24,8 @@ pub struct HotStats {
     pub pinned_bytes: usize,
     /// Bytes of freed snapshot memory, kept for the copies that the next snapshot makes necessary.
     ///
-    /// They are at most `index_bytes` and an eighth of `chunk_bytes`, within the budget. If the store shrank, memory
-    /// beyond that is freed little by little, as snapshots are taken and dropped.
+    /// The limit is `index_bytes` and an eighth of `chunk_bytes`, within the budget. If the store shrank, memory beyond
+    /// the limit is freed little by little, as snapshots are taken and dropped.
     pub spare_bytes: usize,
     /// The number of live snapshots, clones not counted.
     pub snapshots: usize,

@@ -10,7 +10,7 @@ use super::*;
 
 const TINY: ChunkSizes = ChunkSizes { first: 64, largest: 256 };
 
-/// What a record has to be.
+/// The key, the value and the location that a record must have.
 #[derive(Clone, Debug, PartialEq)]
 struct Expected {
     key: Vec<u8>,
@@ -72,7 +72,7 @@ impl Tested {
         self.arena.mark_dead(&self.epochs, gone.location);
     }
 
-    /// Whether a snapshot sees the record of an entry as it is now.
+    /// Returns `true` if a snapshot sees the current record of an entry.
     fn is_seen(&self, id: EntryId) -> bool {
         // A location may name another record by now, in a chunk that took the place of one that is gone.
         let address = self.arena.view().address(self.model[&id].location);
@@ -352,7 +352,7 @@ fn a_chunk_is_freed_when_nothing_in_it_lives() {
 
 #[test]
 fn chunks_double_where_four_are_there_or_a_fifth_is_dead() {
-    // Those that are opened, if each record of so many is killed.
+    // Returns the sizes of the chunks that are opened if one record in `every` is marked dead.
     let opened = |every: usize| {
         let (mut arena, epochs) = (Arena::new(ChunkSizes { first: 256, largest: 2048 }), Epochs::new());
         let mut opened = Vec::new();

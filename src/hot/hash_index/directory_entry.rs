@@ -8,7 +8,7 @@ use super::bucket::Bucket;
 
 /// A pointer to the first bucket of a subtable, with the subtable's `base` in its low bits.
 ///
-/// Those bits are zero in the address of a bucket, which is aligned to a cache line.
+/// The low bits of a bucket's address are zero, because buckets are aligned to cache lines.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct DirectoryEntry(NonNull<u8>);
 

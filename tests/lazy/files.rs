@@ -32,8 +32,9 @@ fn files_that_are_no_images_are_errors() {
         let error = in_file(UnverifiedImage::open(&path).expect_err("a truncation goes unnoticed"), &path);
         assert!(matches!(error, StateError::Truncated { .. } | StateError::MissingTrailer { .. }), "{len}: {error}");
         assert!(UnverifiedImage::from_reader(File::open(&path).unwrap()).is_err());
+        // The kind is checked before what is cut off.
         let error = in_file(GroupedImage::open(&path).unwrap_err(), &path);
-        assert!(matches!(error, StateError::Truncated { .. } | StateError::MissingTrailer { .. }), "{len}: {error}");
+        assert!(matches!(error, StateError::Truncated { .. } | StateError::UnexpectedKind { .. }), "{len}: {error}");
     }
     fs::write(&path, b"something else, and long enough to be an image".repeat(9)).unwrap();
     assert!(matches!(in_file(UnverifiedImage::open(&path).unwrap_err(), &path), StateError::NotAnImage { .. }));

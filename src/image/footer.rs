@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use super::backing::Backing;
-use super::format::{Base, Descriptor, Header, ImageKind, Trailer, field, rule, verify_checksum};
+use super::format::{Base, Descriptor, Header, ImageKind, Trailer, field, partition_point, rule, verify_checksum};
 use super::label::Label;
 use super::sections::split_sections;
 use crate::error::StateError;
@@ -154,16 +154,7 @@ impl SegmentTable {
 
     /// Returns the number of segments whose first keys satisfy `before`. These must come before all others.
     pub(crate) fn partition_point(&self, before: impl Fn(&[u8]) -> bool) -> usize {
-        let (mut low, mut high) = (0, self.len());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if before(self.first_key(middle)) {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low
+        partition_point(0..self.len(), |index| before(self.first_key(index)))
     }
 
     /// Checks the last key of a segment against the first key of the next one, if there is one.

@@ -136,6 +136,7 @@
 //! | 1 | before 0.1.0 | the first: values follow each other without zeros, descriptors have zeros for the codec, and footers no sections |
 //! | 2 | 0.1.0 | values are aligned; codecs; sections, and in them the label |
 
+use std::ops::Range;
 #[cfg(fuzzing)]
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -239,6 +240,23 @@ pub(crate) fn checksums_are_ignored() -> bool {
 /// Reads the `N` bytes at `at`, which the caller knows to be there.
 pub(crate) fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     *bytes[at..].first_chunk().expect("a field lies within its part")
+}
+
+/// Returns the first of these indices that does not satisfy `before`, or their end. Indices that satisfy it come first.
+///
+/// Works like `partition_point` of slices, for elements in the bytes of an image.
+#[inline]
+pub(crate) fn partition_point(indices: Range<usize>, before: impl Fn(usize) -> bool) -> usize {
+    let Range { start: mut low, end: mut high } = indices;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if before(middle) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
 }
 
 /// The header of an image: its version, its kind and its time.

@@ -10,8 +10,8 @@
 //! together take one pass over the image. A read of all entries in order verifies the image on its way, so restoring a
 //! store from an image takes one pass too.
 //!
-//! A segment in memory is checked once by reads, and once by verifying. A segment from a reader is checked each time it is read, because the file may
-//! have changed; one segment is held at a time.
+//! A segment in memory is checked once by reads, and once by verifying. A segment from a reader is checked each time it
+//! is read, because the file may have changed; one segment is held at a time.
 //!
 //! # Why
 //!
@@ -176,7 +176,7 @@ impl ImageReader {
         Self::with_ends(backing, ends)
     }
 
-    /// Opens an image whose ends have been read. The image must be of this kind.
+    /// Opens an image of a snapshot or a delta whose ends have been read.
     pub(crate) fn with_ends(backing: Backing, ends: Ends) -> Result<Self, StateError> {
         let Ends { header, trailer, footer: Footer { list, base, label } } = ends;
         let (table, result) = SegmentTable::read(header, &trailer, backing.len(), list);

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::columns::{ColumnOffsets, value_start};
-use super::format::{ALIGNMENT, Descriptor, Header, ImageKind, rule, verify_checksum};
+use super::format::{ALIGNMENT, Descriptor, Header, ImageKind, partition_point, rule, verify_checksum};
 use crate::comparison::ChangeKind;
 use crate::error::StateError;
 use crate::limits::{MAX_KEY_LEN, MAX_VALUE_LEN};
@@ -59,17 +59,8 @@ impl Segment {
 
     /// Returns the first index, from `low` on, whose key does not satisfy `before`. Keys that satisfy it come first.
     #[inline]
-    pub(crate) fn partition_point(&self, segment: &[u8], mut low: usize, before: impl Fn(&[u8]) -> bool) -> usize {
-        let mut high = self.entries as usize;
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if before(&segment[self.key(segment, middle)]) {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low
+    pub(crate) fn partition_point(&self, segment: &[u8], low: usize, before: impl Fn(&[u8]) -> bool) -> usize {
+        partition_point(low..self.entries as usize, |index| before(&segment[self.key(segment, index)]))
     }
 
     /// Checks all `bytes` of a segment, and calls `each` with its entries. Returns the positions of its columns.

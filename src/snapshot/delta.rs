@@ -386,17 +386,15 @@ impl StateDelta {
     /// Computes the fingerprints of the removed and the added entries.
     fn find_difference(&self) -> (Fingerprint, Fingerprint) {
         let (mut removed, mut added) = (Fingerprint::EMPTY, Fingerprint::EMPTY);
-        if let Stored::Between { comparison, .. } = &self.data.changes {
-            visit_differences(&**comparison, &mut |(key, old, new)| {
-                if let Some(old) = old {
-                    removed.add(key.as_slice(), old.as_slice());
-                }
-                if let Some(new) = new {
-                    added.add(key.as_slice(), new.as_slice());
-                }
-                true
-            });
-        }
+        self.visit_kinds(&mut |key, change, old, new| {
+            if let Some(old) = old {
+                removed.add(key, old);
+            }
+            if change != ChangeKind::Delete {
+                added.add(key, new);
+            }
+            ControlFlow::Continue(())
+        });
         (removed, added)
     }
 

@@ -19,7 +19,6 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
-use std::iter;
 use std::mem;
 use std::sync::{Arc, OnceLock};
 
@@ -60,9 +59,12 @@ impl Merged {
         if self.disjoint.get().is_some() {
             return Ok(());
         }
+        if self.sources.iter().filter(|source| source.len() > 0).count() < 2 {
+            let _ = self.disjoint.set(());
+            return Ok(());
+        }
         let (mut named, mut found) = (Vec::new(), 0);
-        let has_one = self.sources.iter().filter(|source| source.len() > 0).count() < 2;
-        for entry in if has_one { TryScan::new(iter::empty()) } else { self.try_scan(ALL_KEYS) } {
+        for entry in self.try_scan(ALL_KEYS) {
             match entry {
                 Ok(_) => {}
                 Err(StateError::ConflictingKeys { keys, conflicts }) => {

@@ -117,10 +117,17 @@ impl<const N: usize> Batch<N> {
         SHARED
     }
 
-    /// Ends the batch. From here on its items can be taken.
-    pub(crate) fn end(&mut self) {
-        let gathered = mem::take(&mut self.gathering);
+    /// Ends the batch. From here on its items can be taken. Returns the bytes that their copies keep alive.
+    ///
+    /// The room made for larger items is given back if it is more than `most_unused` bytes.
+    pub(crate) fn end(&mut self, most_unused: usize) -> usize {
+        let mut gathered = mem::take(&mut self.gathering);
+        if gathered.capacity() - gathered.len() > most_unused {
+            gathered.shrink_to_fit();
+        }
+        let held = gathered.capacity();
         self.gathered = if gathered.is_empty() { Bytes::new() } else { Bytes::from_owner(gathered) };
+        held
     }
 
     /// Takes the next item, which was pushed as a key, if one is left.
@@ -154,6 +161,9 @@ impl<const N: usize> Batch<N> {
 /// The most entries of a batch. A handle that is kept keeps the buffer of its batch.
 pub(crate) const MAX_BATCH: usize = 64;
 
+/// The most bytes that the buffer of a scan's batch has beside its entries.
+pub(crate) const MAX_UNUSED: usize = 4096;
+
 /// An iterator that turns the entries of another one into handles.
 pub(crate) struct Handles<I> {
     entries: I,
@@ -173,7 +183,7 @@ impl<'a, I: Iterator<Item = (CowBytes<'a>, CowBytes<'a>)>> Handles<I> {
             self.batch.push_key(key);
             self.batch.push_value(value);
         }
-        self.batch.end();
+        self.batch.end(MAX_UNUSED);
         self.batch_len = (self.batch_len * 4).min(MAX_BATCH);
     }
 }

@@ -155,6 +155,9 @@ impl StateStore for InMemoryStore {
     }
 
     /// Returns an estimate of the memory that the store uses, because a `BTreeMap` does not tell its own.
+    ///
+    /// Keys of more than 15 bytes and values of more than 22 are counted to within 24 bytes for each key. For the map's
+    /// nodes 72 bytes an entry are assumed; they take 50 to 120. Snapshots and handles are not counted.
     fn memory_bytes(&self) -> usize {
         self.map.memory_bytes()
     }

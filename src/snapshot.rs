@@ -14,6 +14,7 @@
 
 mod apply;
 pub(crate) mod archived;
+mod change_list;
 pub(crate) mod delta;
 pub(crate) mod diff;
 mod foreign;

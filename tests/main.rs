@@ -14,6 +14,7 @@ mod flights;
 mod forge;
 mod golden;
 mod groups;
+mod history;
 mod inspect;
 mod layers;
 mod lazy;

@@ -60,6 +60,11 @@ impl Key {
         }
     }
 
+    /// Returns the memory of a long key outside of the map's nodes, in bytes.
+    pub(super) fn outside_bytes(&self) -> usize {
+        self.long.as_ref().map_or(0, |key| size_of::<Bytes>() + key.len())
+    }
+
     /// Returns the handle of a long key, which is stored outside of the map's nodes.
     pub(super) fn handle(&self) -> Option<&Bytes> {
         self.long.as_deref()

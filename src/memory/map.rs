@@ -20,11 +20,13 @@ use crate::source::{SnapshotSource, Source};
 
 /// The entries of a store, in order of keys.
 ///
-/// Invariant: `size_bytes` is the sum of the lengths of all keys and values in `map`.
+/// Invariant: `size_bytes` is the sum of the lengths of all keys and values in `map`, and `outside_bytes` that of their
+/// memory outside of its nodes.
 #[derive(Clone, Default)]
 pub(super) struct SortedMap {
     map: BTreeMap<Key, Value>,
     size_bytes: usize,
+    outside_bytes: usize,
 }
 
 impl SortedMap {
@@ -40,22 +42,30 @@ impl SortedMap {
 
     /// Sets the value of `key`.
     pub(super) fn insert(&mut self, key: &[u8], value: &[u8]) {
-        match self.map.entry(Key::new(key)) {
+        let (new, value) = (Key::new(key), Value::new(value));
+        let mut size_bytes = self.size_bytes + value.as_slice().len();
+        let mut outside_bytes = self.outside_bytes + value.outside_bytes();
+        match self.map.entry(new) {
             Entry::Vacant(entry) => {
-                entry.insert(Value::new(value));
-                self.size_bytes += key.len() + value.len();
+                size_bytes += key.len();
+                outside_bytes += entry.key().outside_bytes();
+                entry.insert(value);
             }
             Entry::Occupied(mut entry) => {
-                let old = entry.insert(Value::new(value));
-                self.size_bytes = self.size_bytes - old.as_slice().len() + value.len();
+                let old = entry.insert(value);
+                size_bytes -= old.as_slice().len();
+                outside_bytes -= old.outside_bytes();
             }
         }
+        // Nothing is counted unless the nodes could be allocated.
+        (self.size_bytes, self.outside_bytes) = (size_bytes, outside_bytes);
     }
 
     /// Removes `key` and its value.
     pub(super) fn remove(&mut self, key: &[u8]) {
-        if let Some(value) = searched(key).and_then(|key| self.map.remove(&key)) {
-            self.size_bytes -= key.len() + value.as_slice().len();
+        if let Some((key, value)) = searched(key).and_then(|key| self.map.remove_entry(&key)) {
+            self.size_bytes -= key.as_slice().len() + value.as_slice().len();
+            self.outside_bytes -= key.outside_bytes() + value.outside_bytes();
         }
     }
 
@@ -96,21 +106,23 @@ impl SortedMap {
         // An unverified snapshot may claim any number of entries.
         const UNVERIFIED: usize = 1 << 20;
         let mut entries = Vec::with_capacity(snapshot.len().min(UNVERIFIED));
-        let mut size_bytes = 0;
+        let (mut size_bytes, mut outside_bytes) = (0, 0);
         snapshot.source().try_visit(ALL_KEYS, &mut |key, value| {
             size_bytes += key.len() + value.len();
-            entries.push((Key::new(key), Value::new(value)));
+            let (key, value) = (Key::new(key), Value::new(value));
+            outside_bytes += key.outside_bytes() + value.outside_bytes();
+            entries.push((key, value));
             ControlFlow::Continue(())
         })?;
         // A `BTreeMap` builds itself from sorted entries in one pass.
-        Ok(Arc::new(Self { map: entries.into_iter().collect(), size_bytes }))
+        Ok(Arc::new(Self { map: entries.into_iter().collect(), size_bytes, outside_bytes }))
     }
 
-    /// Returns an estimate of the memory that the entries take.
+    /// Returns the memory that the entries take. The nodes are estimated.
     pub(super) fn memory_bytes(&self) -> usize {
-        // Nodes of a `BTreeMap` have room for 11 entries and are two thirds full on average. Longer keys and values are
-        // counted by their lengths.
-        self.map.len() * (size_of::<(Key, Value)>() * 3 / 2) + self.size_bytes
+        // Nodes of a `BTreeMap` have room for 11 entries and are two thirds full on average. They are full after a
+        // restore, and half full after insertions in order or many deletions.
+        self.map.len() * (size_of::<(Key, Value)>() * 3 / 2) + self.outside_bytes
     }
 }
 

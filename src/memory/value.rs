@@ -39,6 +39,15 @@ impl Value {
         }
     }
 
+    /// Returns the memory of a long value outside of the map's nodes, in bytes.
+    pub(super) fn outside_bytes(&self) -> usize {
+        match self {
+            Self::Inline { .. } => 0,
+            // The two counts of an `Arc` come first.
+            Self::Shared(value) => (2 * size_of::<usize>() + value.len()).next_multiple_of(align_of::<usize>()),
+        }
+    }
+
     /// Returns the value for a change. Copies it first if a handle or a snapshot shares it.
     pub(super) fn make_mut(&mut self) -> &mut [u8] {
         match self {

@@ -8,7 +8,7 @@
 //! ```text
 //!   StateDelta ──> Arc<DeltaData> { timestamp, counts, changes }
 //!                                                      │
-//!     Between { earlier, later, comparison }  or  ImageReader ──> Bytes  or  Composed { vector of handles }
+//!     Between { earlier, later, comparison }  or  ImageReader ──> Bytes  or  Composed { ChangeList }
 //! ```
 //!
 //! # Fingerprints
@@ -18,20 +18,19 @@
 //! When one is asked for, the changes alone lead from one to the other, and both are stored in their snapshots. So a
 //! chain of checkpoints that began with a written image never reads all entries again.
 
-use std::cmp::Ordering;
 use std::fmt;
 use std::io::Write;
-use std::iter::Peekable;
 use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
+use super::change_list::{ChangeList, Copies, inconsistent};
 use super::diff::{ChangeHandles, Joined, TryJoin, visit_differences};
 use super::state_snapshot::StateSnapshot;
 use crate::aligned::{aligned, aligned_copy};
 use crate::comparison::{ChangeKind, Comparison, Counts};
-use crate::error::{StateError, expect_sound, shown};
+use crate::error::{StateError, expect_sound};
 use crate::fingerprint::Fingerprint;
 use crate::handles::CowBytes;
 use crate::image::backing::Backing;
@@ -44,7 +43,7 @@ use crate::image::writer::ImageWriter;
 use crate::source::SnapshotSource as _;
 
 /// A changed key, the kind of its change, and its new value, which is empty for a deleted key.
-pub(crate) type Change = (Bytes, ChangeKind, Bytes);
+type Change = (Bytes, ChangeKind, Bytes);
 
 /// The changes from one snapshot, the *base*, to another: keys put and deleted, in order.
 ///
@@ -107,9 +106,9 @@ enum Stored {
     /// The differences between two snapshots.
     Between { earlier: StateSnapshot, later: StateSnapshot, comparison: Arc<dyn Comparison> },
     /// A verified image.
-    Image { image: Box<ImageReader>, base: Base },
-    /// A list of changes, in strictly ascending order of keys.
-    Composed { changes: Vec<Change>, base: Fingerprint, result: Fingerprint },
+    Image { image: Box<ImageReader>, image_len: usize, base: Base },
+    /// A list of changes.
+    Composed { changes: ChangeList, base: Fingerprint, result: Fingerprint },
 }
 
 const _: () = {
@@ -132,7 +131,8 @@ impl StateDelta {
     /// Opens the image of a delta.
     ///
     /// Everything is verified that can be without the base; [`StateSnapshot::apply`] verifies the rest. The delta reads
-    /// from `bytes` in place; they are copied only if they do not start at a multiple of 16 in memory.
+    /// from `bytes` in place; they are copied only if they do not start at a multiple of 16 in memory. If they are a part
+    /// of a larger buffer, all of that is kept alive.
     ///
     /// Computes in O(n). Allocates less than the length of the bytes and a few hundred, or twice that if they are
     /// copied.
@@ -141,7 +141,9 @@ impl StateDelta {
     ///
     /// The errors of [`StateSnapshot::from_bytes`]; [`StateError::UnexpectedKind`] for the image of a snapshot.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, StateError> {
-        let image = ImageReader::open(ImageKind::Delta, Backing::of_bytes(bytes.into())?)?;
+        let backing = Backing::of_bytes(bytes.into())?;
+        let image_len = backing.len() as usize;
+        let image = ImageReader::open(ImageKind::Delta, backing)?;
         image.verify()?;
         let base = image.base().expect("the footer of a delta has a base");
         let (len, inserts, deletes) = (image.len(), base.inserts as usize, base.deletes as usize);
@@ -150,7 +152,7 @@ impl StateDelta {
             image.timestamp_ns(),
             image.label().clone(),
             counts,
-            Stored::Image { image: Box::new(image), base },
+            Stored::Image { image: Box::new(image), image_len, base },
         ))
     }
 
@@ -173,6 +175,7 @@ impl StateDelta {
         let mut image = Vec::with_capacity(self.size_bytes() + self.size_bytes() / 256 + 17 * self.len() + 640);
         // A `Vec` takes all bytes, so only reading the entries can fail.
         expect_sound(self.write_to(&mut image));
+        image.shrink_to_fit();
         image.into()
     }
 
@@ -290,6 +293,9 @@ impl StateDelta {
 
     /// Returns one delta with the effect of this one followed by `next`, without needing their base. O(n) in both.
     ///
+    /// Changes of opened deltas stay in their images, and others are copied, 64 to a buffer. Changes that are left of an
+    /// image or a buffer of which less than half is used are copied, too, so that a chain keeps what is left of it.
+    ///
     /// The result has the time and the label of `next`. A key that one inserts and the other deletes is not in it. The
     /// result depends only on the contents of the two deltas, not on where they come from.
     ///
@@ -318,27 +324,23 @@ impl StateDelta {
         let (base, found) = self.try_ends()?;
         let (expected, result) = next.try_ends()?;
         check_fingerprint(found, expected)?;
+        let mut changes = match &self.data.changes {
+            Stored::Composed { changes, .. } => ChangeList::compose(changes, next.to_list()),
+            _ => ChangeList::compose(&self.to_list(), next.to_list()),
+        }?;
+        changes.compact();
         let mut counts = Counts::default();
         let mut added = Fingerprint::EMPTY;
-        let mut changes = Vec::with_capacity(self.len().max(next.len()));
-        let composition = Composition { first: self.changes().peekable(), second: next.changes().peekable() };
-        for change in composition {
-            let (key, change, value) = change?;
-            let is_there = |is_there: bool, len: usize| is_there.then_some(len);
-            counts.add(
-                key.len(),
-                is_there(change != ChangeKind::Insert, 0),
-                is_there(change != ChangeKind::Delete, value.len()),
-            );
-            if change == ChangeKind::Insert {
-                added.add(&key, &value);
+        for (key, change) in changes.iter() {
+            let was_there = (change.kind != ChangeKind::Insert).then_some(0);
+            counts.add(key.len(), was_there, change.new_value().map(Bytes::len));
+            if was_there.is_none() {
+                added.add(key, &change.value);
             }
-            changes.push((key, change, value));
         }
         if counts.inserts == changes.len() && base.plus(added) != result && !checksums_are_ignored() {
             return Err(inconsistent("the fingerprints do not differ by that of the insertions", &[]));
         }
-        changes.shrink_to_fit();
         let (timestamp_ns, label) = (next.timestamp_ns(), next.label().clone());
         Ok(Self::new(timestamp_ns, label, counts, Stored::Composed { changes, base, result }))
     }
@@ -399,7 +401,7 @@ impl StateDelta {
     }
 
     /// Iterates over the changes as handles.
-    pub(crate) fn changes(&self) -> Box<dyn Iterator<Item = Change> + '_> {
+    fn changes(&self) -> Box<dyn Iterator<Item = Change> + '_> {
         match &self.data.changes {
             Stored::Between { comparison, .. } => {
                 let handles = ChangeHandles::new(Arc::clone(comparison), false);
@@ -408,7 +410,25 @@ impl StateDelta {
             Stored::Image { image, .. } => {
                 Box::new(image.changes().map(|(key, change, value)| (key, change, aligned(value))))
             }
-            Stored::Composed { changes, .. } => Box::new(changes.iter().cloned()),
+            Stored::Composed { changes, .. } => {
+                Box::new(changes.iter().map(|(key, change)| (key.clone(), change.kind, change.value.clone())))
+            }
+        }
+    }
+
+    /// Returns the changes as a list. Copies them, unless they are most of an image or in a list already.
+    pub(super) fn to_list(&self) -> ChangeList {
+        match &self.data.changes {
+            Stored::Between { .. } => {
+                let mut copies = Copies::empty();
+                self.visit_kinds(&mut |key, change, _, new| {
+                    copies.push(key, change, new);
+                    ControlFlow::Continue(())
+                });
+                copies.finish()
+            }
+            Stored::Image { image, image_len, .. } => ChangeList::of_image(image.changes(), *image_len),
+            Stored::Composed { changes, .. } => changes.clone(),
         }
     }
 
@@ -423,7 +443,7 @@ impl StateDelta {
             }),
             Stored::Image { image, .. } => image.visit_changes(&mut |key, change, value| f(key, change, None, value)),
             Stored::Composed { changes, .. } => {
-                let _ = changes.iter().try_for_each(|(key, change, value)| f(key, *change, None, value));
+                let _ = changes.iter().try_for_each(|(key, change)| f(key, change.kind, None, &change.value));
             }
         }
     }
@@ -435,57 +455,6 @@ pub(crate) fn check_fingerprint(found: Fingerprint, expected: Fingerprint) -> Re
         return Ok(());
     }
     Err(StateError::WrongBase { found, expected })
-}
-
-/// Checks that a change fits its key, which `is_there` before the change or not.
-pub(crate) fn check_kind(key: &[u8], change: ChangeKind, is_there: bool) -> Result<(), StateError> {
-    match (change, is_there) {
-        (ChangeKind::Insert, true) => Err(inconsistent("it inserts a key that is there", key)),
-        (ChangeKind::Update, false) => Err(inconsistent("it updates a key that is not there", key)),
-        (ChangeKind::Delete, false) => Err(inconsistent("it deletes a key that is not there", key)),
-        _ => Ok(()),
-    }
-}
-
-/// Returns the error of a delta that does not fit the contents or itself.
-pub(crate) fn inconsistent(problem: &'static str, key: &[u8]) -> StateError {
-    StateError::InconsistentDelta { problem, key: shown(key), key_len: key.len() }
-}
-
-/// An iterator over the combined effect of two lists of changes. The second list follows the first.
-struct Composition<A: Iterator, B: Iterator> {
-    first: Peekable<A>,
-    second: Peekable<B>,
-}
-
-impl<A: Iterator<Item = Change>, B: Iterator<Item = Change>> Iterator for Composition<A, B> {
-    type Item = Result<Change, StateError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let order = match (self.first.peek(), self.second.peek()) {
-                (Some((a, ..)), Some((b, ..))) => a.cmp(b),
-                (Some(_), None) => Ordering::Less,
-                (None, _) => Ordering::Greater,
-            };
-            match order {
-                Ordering::Less => return self.first.next().map(Ok),
-                Ordering::Greater => return self.second.next().map(Ok),
-                Ordering::Equal => {}
-            }
-            let ((_, before, _), (key, after, value)) = self.first.next().zip(self.second.next())?;
-            if let Err(error) = check_kind(&key, after, before != ChangeKind::Delete) {
-                return Some(Err(error));
-            }
-            let was_there = before != ChangeKind::Insert;
-            match (was_there, after != ChangeKind::Delete) {
-                (false, false) => {}
-                (false, true) => return Some(Ok((key, ChangeKind::Insert, value))),
-                (true, true) => return Some(Ok((key, ChangeKind::Update, value))),
-                (true, false) => return Some(Ok((key, ChangeKind::Delete, value))),
-            }
-        }
-    }
 }
 
 impl<'a> IntoIterator for &'a StateDelta {

@@ -14,7 +14,7 @@ use super::state_snapshot::StateSnapshot;
 use crate::bounds::ALL_KEYS;
 use crate::comparison::{ChangeKind, Compared, Comparison, Counts};
 use crate::error::{StateError, expect_sound};
-use crate::handles::{Batch, CowBytes, MAX_BATCH};
+use crate::handles::{Batch, CowBytes, MAX_BATCH, MAX_UNUSED};
 use crate::scan::{TryScan, opaque};
 use crate::source::Source;
 
@@ -136,7 +136,7 @@ impl ChangeHandles {
             Some(are_there)
         });
         self.changes = changes.collect::<Vec<_>>().into_iter();
-        self.parts.end();
+        self.parts.end(MAX_UNUSED);
         self.next = end;
         self.run_len = (self.run_len * 4).min(MAX_BATCH);
     }

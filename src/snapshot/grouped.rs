@@ -169,7 +169,8 @@ impl GroupedImage {
 
     /// Reads and verifies one group only. A group without entries, or beyond the last one, is empty.
     ///
-    /// Computes in O(entries of the group). If the image is in memory, nothing is copied.
+    /// Computes in O(entries of the group). If the image is in memory, nothing is copied, so the snapshot keeps all of its
+    /// bytes alive. Cut out the [`extent`](Self::extent) and open a copy of it to keep one group only.
     ///
     /// # Errors
     ///

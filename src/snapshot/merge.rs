@@ -5,6 +5,13 @@
 //! Nothing is copied or sorted. A heap holds the next entry of every source; a scan takes the least of them. A lookup
 //! asks one source after the other.
 //!
+//! Merging the result of a merge again makes one [`Merged`] of all sources. If what is merged is small compared with one
+//! of the slices, it is looked up there and laid over it as insertions ([`Overlay`]). So slices that are merged one by
+//! one are not all compared again for each.
+//!
+//! Merging and applying deltas in turns nests [`Merged`] and [`Overlay`]. What is nested deeper than [`MAX_DEPTH`] is
+//! copied into one list. Small slices do not nest, and comparing the keys of others takes as long as copying them.
+//!
 //! # Why
 //!
 //! Most merges are followed by one pass: a store is restored, or an image is written. Copying all entries in order
@@ -24,8 +31,12 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
+use super::change_list::Copies;
+use super::overlay::Overlay;
+use super::sorted::SortedEntries;
 use super::state_snapshot::StateSnapshot;
 use crate::bounds::{ALL_KEYS, KeyBounds, OwnedBounds};
+use crate::comparison::ChangeKind;
 use crate::error::{StateError, shown};
 use crate::fingerprint::Fingerprint;
 use crate::image::label::Label;
@@ -35,11 +46,22 @@ use crate::source::{SnapshotSource, Source};
 /// The number of conflicting keys that an error names.
 const NAMED: usize = 8;
 
+/// The depth of nested sources from which on a slice is copied. Reading and dropping recurse by depth.
+const MAX_DEPTH: usize = 32;
+
+/// A slice is small if another one has this many times as many entries.
+const SMALL: usize = 16;
+
+/// The most bytes of small slices that are copied.
+const MAX_COPIED: usize = 1 << 20;
+
 /// The entries of several sources.
 pub(crate) struct Merged {
     sources: Vec<Arc<dyn Source>>,
     len: usize,
     size_bytes: usize,
+    /// The largest depth of a source.
+    depth: usize,
     /// Set once all keys have been compared, and no two sources have the same key.
     disjoint: OnceLock<()>,
 }
@@ -51,16 +73,18 @@ impl Merged {
             Some((len.checked_add(source.len())?, size.checked_add(source.size_bytes())?))
         };
         let (len, size_bytes) = sources.iter().try_fold((0, 0), add).ok_or(StateError::BeyondAddressSpace)?;
-        Ok(Self { sources, len, size_bytes, disjoint: OnceLock::new() })
+        let depth = sources.iter().map(depth_of).max().unwrap_or(0);
+        Ok(Self { sources, len, size_bytes, depth, disjoint: OnceLock::new() })
+    }
+
+    /// Returns the merge that `source` is, if it is one.
+    fn of(source: &Arc<dyn Source>) -> Option<Arc<Self>> {
+        Arc::clone(source).into_any().downcast().ok()
     }
 
     /// Compares all keys, unless this has been done before.
     fn check_disjoint(&self) -> Result<(), StateError> {
         if self.disjoint.get().is_some() {
-            return Ok(());
-        }
-        if self.sources.iter().filter(|source| source.len() > 0).count() < 2 {
-            let _ = self.disjoint.set(());
             return Ok(());
         }
         let (mut named, mut found) = (Vec::new(), 0);
@@ -230,12 +254,80 @@ impl<P: Iterator<Item = Result<(Bytes, Bytes), StateError>>, const UP: bool> Mer
     }
 }
 
+/// Returns the depth of a source that consists of others.
+fn depth_of(source: &Arc<dyn Source>) -> usize {
+    match (Overlay::of(source), Merged::of(source)) {
+        (Some(overlay), _) => 1 + depth_of(overlay.base()),
+        (_, Some(merged)) => 1 + merged.depth,
+        _ => 0,
+    }
+}
+
+/// Returns `true` if there is no entry, whatever a third-party source says about their number.
+fn is_empty(source: &dyn Source) -> Result<bool, StateError> {
+    Ok(source.is_empty() && source.try_scan(ALL_KEYS).next().transpose()?.is_none())
+}
+
+/// Merges sources that have entries and hold different keys. Those that are merges must have been checked.
+fn merge_sources(mut sources: Vec<Arc<dyn Source>>) -> Result<Arc<dyn Source>, StateError> {
+    if let Some(overlay) = insert_small(&sources)? {
+        return Ok(Arc::new(overlay));
+    }
+    for source in &mut sources {
+        if depth_of(source) >= MAX_DEPTH {
+            *source = Arc::new(Overlay::copy_of(Arc::clone(source))?);
+        }
+    }
+    if sources.len() > 1 {
+        let parts = |source| Merged::of(&source).map_or_else(|| vec![source], |merged| merged.sources.clone());
+        let merged = Merged::new(sources.into_iter().flat_map(parts).collect())?;
+        merged.check_disjoint()?;
+        return Ok(Arc::new(merged));
+    }
+    Ok(sources.pop().unwrap_or_else(|| Arc::new(SortedEntries::default())))
+}
+
+/// Lays copies of all sources but the largest over that one, if they are small and no key is in two sources.
+fn insert_small(sources: &[Arc<dyn Source>]) -> Result<Option<Overlay>, StateError> {
+    let Some(at) = (0..sources.len()).max_by_key(|&at| sources[at].len()) else { return Ok(None) };
+    let largest = &sources[at];
+    let parts = Merged::of(largest).map_or(1, |merged| merged.sources.len());
+    let small = Merged::new([&sources[..at], &sources[at + 1..]].concat())?;
+    let most = largest.len() / SMALL / parts;
+    if small.is_empty() || small.len > most || small.size_bytes > MAX_COPIED || largest.can_fail() {
+        return Ok(None);
+    }
+    let mut copies = Copies::empty();
+    for entry in small.try_scan(ALL_KEYS) {
+        match entry {
+            Ok((key, value)) if largest.try_get(&key)?.is_none() => copies.push(&key, ChangeKind::Insert, &value),
+            // The comparison of all sources counts the conflicts.
+            Ok(_) | Err(StateError::ConflictingKeys { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    let sum = |a: usize, b| a.checked_add(b).ok_or(StateError::BeyondAddressSpace);
+    let (len, size_bytes) = (sum(largest.len(), small.len)?, sum(largest.size_bytes(), small.size_bytes)?);
+    let left = Overlay::of(largest).map_or(largest.size_bytes(), |overlay| overlay.left());
+    Overlay::new(Arc::clone(largest), copies.finish(), (len, size_bytes), left).map(Some)
+}
+
 impl StateSnapshot {
     /// Merges slices that hold different keys into one snapshot. The slices may come from several workers, for
     /// instance.
     ///
-    /// All keys are compared once, in O(n log k) for n entries in k slices. Nothing is copied, so the snapshot keeps
-    /// its slices alive. Its [`get`](Self::get) asks one slice after the other; its scans take O(log k) an entry.
+    /// All keys are compared, in O(n log k) for n entries in k slices. Nothing is copied, so the snapshot keeps its
+    /// slices alive. Its [`get`](Self::get) asks one slice after the other; its scans take O(log k) an entry. A merge of
+    /// merges has the slices of all of them, and one without its empty slices costs no more.
+    ///
+    /// Adding small slices one by one costs less. If one slice has 16 times as many entries as all others (for each slice
+    /// that it was merged of), and these take up to 1 MiB, their keys are looked up in it. They are copied and laid over
+    /// it as by [`apply`](Self::apply), so that O(log n) parts are to be read. This does not hold if reading that slice
+    /// can fail.
+    ///
+    /// Merging larger slices and applying deltas in turns nests snapshots. A slice that is nested 32 deep is copied into
+    /// memory, in O(n), so that every read takes a bounded stack. This happens at most once in 15 turns, unless a chain
+    /// of deltas has left more than two parts in each.
     ///
     /// The result has the time of the latest slice, and the label of the slices if they all have the same one. Merging
     /// no slices gives an empty snapshot with the time 0.
@@ -259,17 +351,20 @@ impl StateSnapshot {
     pub fn merge(slices: impl IntoIterator<Item = Self>) -> Result<Self, StateError> {
         let slices: Vec<Self> = slices.into_iter().collect();
         let timestamp_ns = slices.iter().map(Self::timestamp_ns).max().unwrap_or(0);
-        let merged = Merged::new(slices.iter().map(|slice| Arc::clone(slice.source())).collect())?;
+        let mut sources = Vec::with_capacity(slices.len());
         for slice in &slices {
             slice.verify()?;
+            if !is_empty(&**slice.source())? {
+                sources.push(Arc::clone(slice.source()));
+            }
         }
-        merged.check_disjoint()?;
+        let source = merge_sources(sources)?;
         let sum = |sum: Fingerprint, slice: &Self| Some(sum.plus(slice.known_fingerprint()?));
         let sum = slices.iter().try_fold(Fingerprint::EMPTY, sum);
         let label = match &slices[..] {
             [first, others @ ..] if others.iter().all(|other| other.label() == first.label()) => first.label().clone(),
             _ => Label::new(),
         };
-        Ok(Self::opened(timestamp_ns, label, sum, Arc::new(merged)))
+        Ok(Self::opened(timestamp_ns, label, sum, source))
     }
 }

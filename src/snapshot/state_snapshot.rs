@@ -86,6 +86,12 @@ const _: () = {
 };
 
 impl StateSnapshot {
+    /// Returns the bytes that a snapshot of a source of this type takes on the heap.
+    pub(crate) const fn shared_bytes<S>() -> usize {
+        const COUNTS: usize = 2 * size_of::<usize>();
+        size_of::<SnapshotData>() + size_of::<S>() + 2 * COUNTS
+    }
+
     /// Creates a snapshot of `source`, taken now.
     pub(crate) fn of(source: Arc<dyn Source>) -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -16,11 +16,15 @@ impl StateSnapshot {
     /// Equal contents with equal labels give equal bytes, except for the time in the header.
     #[track_caller]
     pub fn to_bytes(&self) -> Bytes {
+        // A source that can fail may be that of a third-party store, whose totals nobody has verified.
+        let most = if self.source().can_fail() { 1 << 20 } else { usize::MAX };
+        let (len, size_bytes) = (self.len().min(most), self.size_bytes().min(most));
         // The capacity covers the entries, eight bytes for each, about as many to align its value, and a little for
         // each segment.
-        let mut image = Vec::with_capacity(self.size_bytes() + self.size_bytes() / 256 + 16 * self.len() + 512);
+        let mut image = Vec::with_capacity(size_bytes + size_bytes / 256 + 16 * len + 512);
         // A `Vec` takes all bytes, so only reading the entries can fail.
         expect_sound(self.write_to(&mut image));
+        image.shrink_to_fit();
         image.into()
     }
 

@@ -8,6 +8,7 @@ mod entry_id;
 mod entry_table;
 mod epoch;
 mod epochs;
+mod evacuation_queue;
 mod free_list;
 mod frozen;
 mod hash;
@@ -18,6 +19,7 @@ mod node;
 mod parts;
 mod prefetch;
 mod record;
+mod reserve;
 mod retire_list;
 mod scan;
 mod sizes;
@@ -42,6 +44,7 @@ use crate::snapshot::state_snapshot::StateSnapshot;
 use crate::store::{Deleted, StateStore};
 use chunk::ChunkSizes;
 use engine::StorageEngine;
+use parts::HashIndex;
 use scan::RecordScan;
 pub use stats::HotStats;
 use value::NewValue;
@@ -55,13 +58,15 @@ use value::NewValue;
 /// one). [`get_many`](StateStore::get_many) and [`put_many`](StateStore::put_many) let the misses of a batch overlap.
 ///
 /// Adding and deleting a key is O(log n), because keys are kept in order. Changing the value of a key is O(1). It is
-/// changed in place if its record has room for it and no snapshot sees it. Scans are O(log n) and O(1) an entry.
+/// changed in place if its record has room for it and no snapshot sees it. Scans are O(log n) and O(1) an entry. A
+/// [range](StateStore::delete_within) is deleted leaf by leaf of the index, at a fraction of a deletion's cost.
 ///
-/// A [`snapshot`](StateStore::snapshot) shares all memory with the store. While it lives, the first write to a shared
-/// page of the table or node of the index copies that, at most 4 KiB or a node with its separators. Values are not
-/// copied for it. Whoever drops the last clone of a snapshot frees the memory that only it saw. The store keeps some of
-/// that for the copies that the next snapshot makes necessary: up to the size of the table and the index and an eighth
-/// of its records (see [`spare_bytes`](HotStats::spare_bytes)).
+/// A [`snapshot`](StateStore::snapshot) takes less than 500 bytes, and 8 for each chunk of memory, whatever was taken
+/// before. It shares all memory with the store. While it lives, the first write to a shared page of the table or node of
+/// the index copies that, at most 4 KiB or a node with its separators. Values are not copied for it. Whoever drops the
+/// last clone of a snapshot frees the memory that only it saw. The store keeps some of that for the copies that the next
+/// snapshot makes necessary: up to the size of the table and the index and an eighth of its records (see
+/// [`spare_bytes`](HotStats::spare_bytes)).
 ///
 /// While snapshots live, the store notes which entries change, in at most four bytes for each entry. So the cost of
 /// [`delta_since`](StateSnapshot::delta_since) the last snapshot is that of the changes.
@@ -72,12 +77,19 @@ use value::NewValue;
 ///
 /// # Memory
 ///
-/// Memory is that of the entries and about 50 bytes for each. Every write recovers some memory of deleted and replaced
-/// values, which stays below half of that of the live ones, and some KiB. A value that became shorter keeps its room if
-/// that is at most a third more than it needs.
+/// Memory is that of the entries and about 50 bytes for each; [`stats`](Self::stats) counts all of it. A store of ten
+/// small entries takes less than 3 KB. For stores of one or two entries, [`InMemoryStore`](crate::InMemoryStore) takes
+/// a fraction of that.
+///
+/// Every write recovers some memory of deleted and replaced values. That stays below half of the memory of live ones, one
+/// chunk (at most 2 MiB, and at most eight times as large as the live ones), and 1 KiB. A value that became shorter keeps
+/// its room if that is at most a third more than it needs. Deletions make the indexes smaller, a few entries at a time.
+/// They may take up to 70 bytes an entry after most entries of a store are gone.
 ///
 /// Values of up to 512 bytes lie in the store's memory, and [`get`](StateStore::get) copies them. Longer ones are
-/// handles of their own: `get` clones them, and [`put_bytes`](StateStore::put_bytes) takes them without a copy.
+/// buffers of their own: `get` returns handles to them. [`put_bytes`](StateStore::put_bytes) takes the buffer of such a
+/// value without a copy if the handle is the only one, and the buffer was made by a `Vec` or `BytesMut`. It copies any
+/// other one. So a value never keeps a larger buffer that it is a slice of.
 ///
 /// # Hashing
 ///
@@ -97,8 +109,11 @@ use value::NewValue;
 ///
 /// # Panics
 ///
-/// A panic in a closure, or in the destructor of a value ([`Bytes::from_owner`]), does not harm the store. A
-/// destructor's panic is caught where it happens, in the middle of the store's work; the panic hook reports it.
+/// A panic in a closure does not harm the store. Neither does one in the destructor of a handle's owner
+/// ([`Bytes::from_owner`]), which runs when `put_bytes` has copied the value: that call ends with the panic, and has
+/// changed nothing or put the entry.
+///
+/// More than 2^32 - 64 entries, and more than 2^30 chunks of memory, are a panic that changes nothing.
 ///
 /// # Example
 ///
@@ -139,15 +154,19 @@ pub struct HotStoreBuilder {
 impl HotStoreBuilder {
     /// Sets the sizes of the first and of the largest chunks of memory, in bytes.
     ///
-    /// By default they are 4 KiB and 2 MiB, which is also the most. In between, a new chunk is a quarter to a half as
-    /// large as all others together. Where entries are replaced all the time, it is twice as large as the last one.
+    /// By default they are 448 bytes and 2 MiB, which is also the most. The least is 64 bytes. In between, a new chunk is
+    /// a quarter to a half as large as all others together. Where entries are replaced all the time, it is up to eight
+    /// times as large as all entries. A store of chunks of 64 bytes takes about four times the memory.
     pub fn chunk_bytes(mut self, first: usize, largest: usize) -> Self {
         let largest = largest.clamp(64, ChunkSizes::MAX);
         self.sizes = ChunkSizes { first: first.clamp(64, largest), largest };
         self
     }
 
-    /// Makes room for so many entries, so that the hash index need not grow until then: 15 bytes for each, at once.
+    /// Makes room for so many entries, so that the hash index need not grow until then: 15 bytes for each.
+    ///
+    /// This is a hint. No more counts than fits in the budget, or 67 million entries. The memory is reserved at once and
+    /// first touched when entries come. It is kept when they go, until [`clear`](StateStore::clear) or a restore.
     pub fn capacity(mut self, entries: usize) -> Self {
         self.capacity = entries;
         self
@@ -155,9 +174,14 @@ impl HotStoreBuilder {
 
     /// Sets how much memory the store may take, in bytes, that of snapshots included. By default there is no limit.
     ///
-    /// A write that would need more fails with [`StateError::OverBudget`]. Deleting, restoring, and writing a value that
-    /// is no longer than the old one never fail for it. The indexes grow in steps of some KiB, by which the budget may be
-    /// exceeded.
+    /// A write that would need more fails with [`StateError::OverBudget`], and changes nothing. The memory is that of
+    /// [`total_bytes`](HotStats::total_bytes), with what snapshots keep.
+    ///
+    /// Deleting, restoring, and writing a value that is no longer than the old one never fail for the budget. They may
+    /// exceed it: a restore by all that the snapshot has, and the others by the copies that live snapshots make
+    /// necessary. For each live snapshot that is at most the size of the store when it was taken. Then new entries are
+    /// refused until snapshots are dropped. The indexes grow in steps, of some KiB in small stores and up to 2 MiB in
+    /// large ones, by which the budget may be exceeded, too.
     pub fn memory_budget(mut self, bytes: usize) -> Self {
         self.budget = bytes;
         self
@@ -165,7 +189,10 @@ impl HotStoreBuilder {
 
     /// Makes an empty store.
     pub fn build(self) -> HotStore {
-        HotStore { engine: StorageEngine::new(self.sizes, self.capacity, self.budget) }
+        /// An entry takes more in the store, so that no more fit in the budget.
+        const SMALLEST_ENTRY: usize = 60;
+        let index = HashIndex::with_capacity(self.capacity.min(self.budget / SMALLEST_ENTRY));
+        HotStore { engine: StorageEngine::new(self.sizes, index, self.budget) }
     }
 }
 
@@ -176,12 +203,13 @@ impl Default for HotStore {
 }
 
 impl HotStore {
-    /// Makes an empty store. Computes in O(1) and allocates next to nothing.
+    /// Makes an empty store. O(1), and less than 800 bytes with the store itself.
     pub fn new() -> Self {
         Self::builder().build()
     }
 
-    /// Makes an empty store whose hash index has room for so many entries.
+    /// Makes an empty store whose hash index has room for so many entries. This is a
+    /// [hint](HotStoreBuilder::capacity).
     pub fn with_capacity(entries: usize) -> Self {
         Self::builder().capacity(entries).build()
     }
@@ -274,7 +302,7 @@ impl StateStore for HotStore {
 
     fn put_bytes(&mut self, key: &[u8], mut value: Bytes) -> Result<(), StateError> {
         check_entry_len(key, &value)?;
-        self.engine.put(key, NewValue::shared(&mut value))
+        self.engine.put(key, NewValue::taken(&mut value))
     }
 
     fn take(&mut self, key: &[u8]) -> Result<Option<Bytes>, StateError> {

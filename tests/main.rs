@@ -5,6 +5,7 @@
 mod aligned;
 mod budget;
 mod conformance;
+mod counted;
 mod damage;
 mod delta;
 mod engine;

@@ -11,11 +11,15 @@
 //!
 //! Records are appended to the open chunk; a [`Location`] names one by chunk and unit. Chunks start small, and a new
 //! one is at most half as large as all others together, so that a small store is small. Where records are replaced all
-//! the time, chunks double.
+//! the time, chunks double, up to eight times the size of all live records.
 //!
 //! A record that is replaced or removed is *dead*. A chunk without live records is freed. One that is mostly dead is
 //! *evacuated*: its live records are moved, a few at a time. (Rumble, Kejriwal, Ousterhout, *Log-structured Memory for
-//! DRAM-based Storage*, FAST 2014.)
+//! DRAM-based Storage*, FAST 2014.) The open chunk is closed for that if it is far too large for the live
+//! records.
+//!
+//! Indexes of freed chunks are used again, the lowest first. So the highest ones fall vacant together after a store has
+//! shrunk, and the arrays of chunks shrink, too.
 //!
 //! A record is changed in place as long as no live snapshot sees it (the idea of the mutable region of FASTER, SIGMOD
 //! 2018). Its chunk tells: when it was opened and closed, and how far it was filled when a snapshot was taken in
@@ -36,20 +40,32 @@
 //! 3. `live` of a chunk is the number of units of its live records. A chunk that has none is open, being evacuated, or
 //!    gone.
 //! 4. Every chunk but the open one is closed.
-//! 5. `vacant` has room for the indexes of all chunks: freeing a record or a chunk allocates nothing.
+//! 5. `vacant` has the index of each chunk that is gone, and may have others. It has room for those of all chunks that
+//!    are there: freeing a record or a chunk allocates nothing.
+//! 6. The last chunk is there. There are as many `bases` and links in the queue as chunks.
+//! 7. Chunks are queued for evacuation if they are closed and not being evacuated.
+//! 8. A location can name all chunks: there are at most `MAX_CHUNKS`.
 
 #![allow(unsafe_code, reason = "records are read and written by address within memory that the arena owns")]
 
 use std::alloc::Layout;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::ptr::NonNull;
+
+use bytes::Bytes;
 
 use super::chunk::{Chunk, ChunkSizes, bytes_for, chunk_layout, unit_address, unit_hint};
 use super::entry_id::EntryId;
 use super::epoch::Epoch;
 use super::epochs::Epochs;
+use super::evacuation_queue::EvacuationQueue;
+use super::free_list::Block;
 use super::location::Location;
-use super::node::Node;
+use super::node::{Node, node_bytes};
 use super::record::{LARGE_SLOT, Record, RecordValue, UNIT, units_for};
+use super::reserve::reserve_one;
+use super::sizes::MAX_CHUNKS;
 use super::value::NewValue;
 
 /// All chunks of a store, as its writer has them.
@@ -59,9 +75,12 @@ pub(super) struct Arena {
     sizes: ChunkSizes,
     /// `None` where a chunk is gone and its index is vacant.
     chunks: Vec<Option<Chunk>>,
+    /// How many chunks are there.
+    present: usize,
     /// Apart, because every access to a record needs this and only this.
     view: ArenaView,
-    vacant: Vec<usize>,
+    vacant: BinaryHeap<Reverse<u32>>,
+    queue: EvacuationQueue,
     /// The chunk that is appended to.
     open: Option<usize>,
     /// The size of the next chunk.
@@ -70,7 +89,12 @@ pub(super) struct Arena {
     evacuating: Option<Location>,
     live_units: usize,
     filled_units: usize,
+    /// How many live records have a large value.
+    large: usize,
+    /// The bytes of the memory of chunks.
     allocated_bytes: usize,
+    /// The bytes of the marks of closed chunks.
+    mark_bytes: usize,
 }
 
 /// Reads records: those of the arena that it is a part of, or those that a snapshot sees.
@@ -86,6 +110,11 @@ unsafe impl Send for ArenaView {}
 unsafe impl Sync for ArenaView {}
 
 impl ArenaView {
+    /// Returns the bytes that the view takes outside of itself, its chunks excepted.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.bases.capacity() * size_of::<NonNull<u8>>()
+    }
+
     /// Returns the record at `location`, which is live, or which the snapshot sees.
     #[inline]
     pub(super) fn record(&self, location: Location) -> Record<'_> {
@@ -107,14 +136,18 @@ impl Arena {
         Self {
             sizes,
             chunks: Vec::new(),
+            present: 0,
             view: ArenaView { bases: Vec::new() },
-            vacant: Vec::new(),
+            vacant: BinaryHeap::new(),
+            queue: EvacuationQueue::new(),
             open: None,
             next_bytes: sizes.first,
             evacuating: None,
             live_units: 0,
             filled_units: 0,
+            large: 0,
             allocated_bytes: 0,
+            mark_bytes: 0,
         }
     }
 
@@ -132,13 +165,30 @@ impl Arena {
         (self.filled_units - self.live_units) * UNIT
     }
 
+    /// Returns the bytes of the memory of chunks.
     pub(super) fn allocated_bytes(&self) -> usize {
         self.allocated_bytes
     }
 
+    /// Returns the bytes that the arena takes to find and manage its chunks. O(1).
+    pub(super) fn overhead_bytes(&self) -> usize {
+        self.chunks.capacity() * size_of::<Option<Chunk>>()
+            + self.view.bases.capacity() * size_of::<NonNull<u8>>()
+            + self.vacant.capacity() * size_of::<u32>()
+            + self.queue.allocated_bytes()
+            + self.present * node_bytes::<Block>()
+            + self.mark_bytes
+            + self.open.map_or(0, |open| self.chunk(open).mark_bytes())
+    }
+
+    /// Returns the bytes of large values beside their contents.
+    pub(super) fn large_overhead_bytes(&self) -> usize {
+        self.large * node_bytes::<Bytes>()
+    }
+
     /// Returns the number of chunks.
     pub(super) fn chunks(&self) -> usize {
-        self.chunks.len() - self.vacant.len()
+        self.present
     }
 
     /// Returns the layout of the next chunk, unless a record needs a larger one.
@@ -166,7 +216,7 @@ impl Arena {
         assert!(key.len() <= usize::from(u16::MAX), "keys are within their limit");
         let slot_len = match &value {
             NewValue::Small(value) => value.len(),
-            NewValue::LargeBorrowed(_) | NewValue::LargeShared(_) => LARGE_SLOT,
+            NewValue::LargeBorrowed(_) | NewValue::LargeOwned(_) => LARGE_SLOT,
         };
         let units = units_for(slot_len, key.len());
         let open = self.room_for(epochs, units);
@@ -195,6 +245,20 @@ impl Arena {
         to
     }
 
+    /// Reserves room for a copy of the live record at `from`.
+    pub(super) fn reserve_relocation(&mut self, epochs: &Epochs, from: Location) {
+        self.room_for(epochs, self.record(from).needed_units());
+    }
+
+    /// Gives the live record at `at` another id. Returns where it is from then on: it is relocated if a snapshot sees it.
+    /// Allocates nothing after [`reserve_relocation`](Self::reserve_relocation).
+    pub(super) fn set_id(&mut self, epochs: &Epochs, at: Location, id: EntryId) -> Location {
+        let to = if self.is_seen(epochs, at) { self.relocate(epochs, at) } else { at };
+        // SAFETY: no snapshot sees the record (invariant 2), and the arena is borrowed exclusively.
+        unsafe { self.record(to).set_id(id) };
+        to
+    }
+
     /// Returns the open chunk, a new one if need be, which has room for so many units.
     fn room_for(&mut self, epochs: &Epochs, units: usize) -> usize {
         match self.open {
@@ -210,6 +274,7 @@ impl Arena {
         chunk.filled += units;
         chunk.live += units;
         chunk.large += usize::from(is_large);
+        self.large += usize::from(is_large);
         self.live_units += units;
         self.filled_units += units;
         Location::new(open, unit)
@@ -225,37 +290,81 @@ impl Arena {
     }
 
     /// Closes the open chunk and opens one that has room for `units`.
+    ///
+    /// # Panics
+    ///
+    /// If there are `MAX_CHUNKS`. Nothing has changed then.
     #[cold]
     fn open_chunk(&mut self, epochs: &Epochs, units: usize) -> usize {
         let bytes = self.next_bytes.max(bytes_for(units));
         // Allocations come first, also that of the place where the chunk's index goes when it is freed.
-        self.chunks.reserve(1);
-        self.view.bases.reserve(1);
-        self.vacant.reserve(self.chunks.len() + 1 - self.vacant.len());
+        let index = self.reserve_index();
         let memory = epochs.allocate_chunk(chunk_layout(bytes));
         let base = memory.start();
         let chunk = Chunk::new(Node::of_chunk(memory, epochs), epochs.now());
         self.allocated_bytes += bytes;
+        self.present += 1;
+        if index == self.chunks.len() {
+            self.chunks.push(Some(chunk));
+            self.view.bases.push(base);
+            self.queue.resize(index + 1);
+        } else {
+            (self.chunks[index], self.view.bases[index]) = (Some(chunk), base);
+            self.vacant.pop();
+        }
+        self.close_open(epochs);
+        self.open = Some(index);
         // Where much is dead, fewer and larger chunks leave it more time to die, and less to be moved.
-        if self.allocated_bytes / 4 >= self.next_bytes || self.dead_bytes() > self.live_bytes() / 4 {
+        let is_much_dead = self.dead_bytes() > self.live_bytes() / 4 && 4 * self.live_bytes() >= self.next_bytes;
+        if self.allocated_bytes / 4 >= self.next_bytes || is_much_dead {
             self.next_bytes = (self.next_bytes * 2).min(self.sizes.largest);
         }
-        let index = match self.vacant.pop() {
-            Some(index) => {
-                (self.chunks[index], self.view.bases[index]) = (Some(chunk), base);
-                index
-            }
-            None => {
-                self.chunks.push(Some(chunk));
-                self.view.bases.push(base);
-                self.chunks.len() - 1
-            }
-        };
-        if let Some(closed) = self.open.replace(index) {
-            self.chunk_mut(closed).close(epochs.now());
-            self.free_if_dead(epochs, closed);
-        }
         index
+    }
+
+    /// Returns the index of the next chunk, and reserves room for it.
+    fn reserve_index(&mut self) -> usize {
+        if self.vacant.len() > 2 * self.chunks.len() + 64 {
+            // Most are of chunks beyond the last one, or twice there.
+            let gone = self.chunks.iter().zip(0..).filter(|(chunk, _)| chunk.is_none());
+            let mut vacant: BinaryHeap<_> = gone.map(|(_, index)| Reverse(index)).collect();
+            vacant.reserve(self.present + 1);
+            self.vacant = vacant;
+        }
+        while let Some(&Reverse(lowest)) = self.vacant.peek() {
+            if let Some(None) = self.chunks.get(lowest as usize) {
+                break;
+            }
+            self.vacant.pop();
+        }
+        let index = self.vacant.peek().map_or(self.chunks.len(), |&Reverse(lowest)| lowest as usize);
+        assert!(index < MAX_CHUNKS, "there are fewer than {MAX_CHUNKS} chunks of memory: make them larger");
+        if index == self.chunks.len() {
+            reserve_one(&mut self.chunks);
+            reserve_one(&mut self.view.bases);
+            self.queue.reserve();
+        }
+        self.vacant.reserve(self.present + 1);
+        index
+    }
+
+    /// Closes the open chunk, if there is one.
+    fn close_open(&mut self, epochs: &Epochs) {
+        let Some(index) = self.open.take() else { return };
+        let chunk = self.chunk_mut(index);
+        chunk.close(epochs.now());
+        self.mark_bytes += self.chunk(index).mark_bytes();
+        if self.chunk(index).live == 0 {
+            self.free(epochs, index);
+        } else {
+            self.queue_for_evacuation(index);
+        }
+    }
+
+    /// Tells the queue how much of a closed chunk is dead.
+    fn queue_for_evacuation(&mut self, index: usize) {
+        let Some(chunk) = &mut self.chunks[index] else { return };
+        chunk.queued_again_at = self.queue.update(index, chunk.dead(), chunk.filled);
     }
 
     fn chunk(&self, index: usize) -> &Chunk {
@@ -268,7 +377,7 @@ impl Arena {
 
     /// Returns `true` if a live snapshot sees the record, so that it must not be changed.
     #[inline]
-    fn is_seen(&self, epochs: &Epochs, location: Location) -> bool {
+    pub(super) fn is_seen(&self, epochs: &Epochs, location: Location) -> bool {
         let newest = epochs.newest_snapshot();
         newest > Epoch::NONE && self.chunk(location.chunk()).is_seen(location.unit(), newest)
     }
@@ -338,33 +447,94 @@ impl Arena {
         let record = self.record(location);
         let (units, is_large) = (record.units(), record.is_large());
         let index = location.chunk();
+        self.large -= usize::from(is_large);
+        self.live_units -= units;
         let chunk = self.chunk_mut(index);
         chunk.live -= units;
         chunk.large -= usize::from(is_large);
-        self.live_units -= units;
-        self.free_if_dead(epochs, index);
-    }
-
-    fn free_if_dead(&mut self, epochs: &Epochs, index: usize) {
-        let is_busy = self.open == Some(index) || self.evacuating.is_some_and(|it| it.chunk() == index);
-        if self.chunk(index).live == 0 && !is_busy {
-            self.free(epochs, index);
+        if chunk.live == 0 {
+            let is_evacuated = self.evacuating.is_some_and(|it| it.chunk() == index);
+            if self.open != Some(index) && !is_evacuated {
+                self.free(epochs, index);
+            }
+        } else if chunk.dead() >= chunk.queued_again_at {
+            self.queue_for_evacuation(index);
+        }
+        if self.live_units == 0 {
+            self.free_all(epochs);
         }
     }
 
-    fn free(&mut self, epochs: &Epochs, index: usize) {
-        let chunk = self.chunks[index].take().expect("a chunk is freed once");
-        self.view.bases[index] = NonNull::dangling();
-        self.vacant.push(index);
-        self.filled_units -= chunk.filled;
-        self.allocated_bytes -= chunk.memory.get().bytes();
-        chunk.memory.retire(epochs);
+    /// Frees the chunks that are left when no record is live: the open one and the one that is being evacuated.
+    fn free_all(&mut self, epochs: &Epochs) {
+        self.next_bytes = self.sizes.first;
+        if let Some(at) = self.evacuating.take() {
+            self.free(epochs, at.chunk());
+        }
+        self.close_open(epochs);
     }
 
-    /// Returns the chunks for the snapshot that ends `epoch`.
-    pub(super) fn freeze(&self, epoch: Epoch) -> ArenaView {
+    /// Frees a closed chunk.
+    fn free(&mut self, epochs: &Epochs, index: usize) {
+        self.queue.remove(index);
+        let chunk = self.chunks[index].take().expect("a chunk is freed once");
+        self.view.bases[index] = NonNull::dangling();
+        self.vacant.push(Reverse(index as u32));
+        self.present -= 1;
+        self.filled_units -= chunk.filled;
+        self.allocated_bytes -= chunk.memory.get().bytes();
+        self.mark_bytes -= chunk.mark_bytes();
+        chunk.memory.retire(epochs);
+        while let Some(None) = self.chunks.last() {
+            self.chunks.pop();
+            self.view.bases.pop();
+        }
+        self.queue.resize(self.chunks.len());
+    }
+
+    /// Gives memory back if the arrays of chunks are far too large.
+    pub(super) fn shrink(&mut self, epochs: &Epochs) {
+        const FEW: usize = 64;
+        if self.chunks.capacity() > FEW && self.chunks.len() < self.chunks.capacity() / 4 {
+            let enough = 2 * self.chunks.len();
+            self.chunks.shrink_to(enough);
+            self.view.bases.shrink_to(enough);
+            self.queue.shrink_to(enough);
+            self.vacant.retain(|&Reverse(index)| (index as usize) < self.chunks.len());
+            self.vacant.shrink_to(self.vacant.len() + self.present + 1);
+        }
+        if self.chunks.len() > FEW && self.present < self.chunks.len() / 4 && self.evacuating.is_none() {
+            // The last chunk keeps the arrays from shrinking. Its records move to lower ones.
+            let last = self.chunks.len() - 1;
+            if self.open == Some(last) {
+                self.close_open(epochs);
+            } else {
+                self.start_evacuating(last);
+            }
+        }
+    }
+
+    /// Closes the open chunk if it is far too large for what is live. It has most of the dead records then, and the next
+    /// chunk is no larger than need be.
+    fn close_large(&mut self, epochs: &Epochs) {
+        let enough = self.live_bytes().next_power_of_two();
+        if self.open.is_some_and(|open| self.chunk(open).memory.get().bytes() > 8 * enough.max(self.sizes.first)) {
+            self.next_bytes = self.next_bytes.min(enough).max(self.sizes.first);
+            self.close_open(epochs);
+        }
+    }
+
+    /// Starts to evacuate a closed chunk.
+    fn start_evacuating(&mut self, index: usize) {
+        self.queue.remove(index);
+        self.chunk_mut(index).queued_again_at = usize::MAX;
+        self.evacuating = Some(Location::new(index, 0));
+    }
+
+    /// Returns the chunks for the snapshot that ends the current epoch.
+    pub(super) fn freeze(&self, epochs: &Epochs) -> ArenaView {
         if let Some(open) = self.open {
-            self.chunk(open).mark(epoch);
+            self.chunk(open).mark(epochs.now(), epochs);
         }
         ArenaView { bases: self.view.bases.clone() }
     }
@@ -375,13 +545,14 @@ impl Arena {
         self.evacuating.is_some() || self.dead_bytes() > self.live_bytes() / 2 + 2 * self.sizes.first
     }
 
-    /// Returns where evacuation goes on, or starts. `None` if all chunks are empty or open.
-    pub(super) fn evacuation_start(&mut self) -> Option<Location> {
+    /// Returns where evacuation goes on, or starts. `None` if no chunk has enough dead records.
+    pub(super) fn evacuation_start(&mut self, epochs: &Epochs) -> Option<Location> {
         if self.evacuating.is_none() {
-            let closed = self.chunks.iter().enumerate().filter(|(index, _)| self.open != Some(*index));
-            let dead = closed.filter_map(|(index, chunk)| chunk.as_ref().map(|chunk| (chunk.dead(), index)));
-            let (_, most_dead) = dead.max()?;
-            self.evacuating = Some(Location::new(most_dead, 0));
+            let most_dead = self.queue.pop().or_else(|| {
+                self.close_large(epochs);
+                self.queue.pop()
+            })?;
+            self.start_evacuating(most_dead);
         }
         self.evacuating
     }
@@ -425,7 +596,7 @@ impl Arena {
                     unsafe { record.take_large() }.into_iter().for_each(|value| value.retire(epochs));
                 }
             }
-            self.free(epochs, index);
+            chunk.memory.alias().retire(epochs);
         }
         *self = Self::new(self.sizes);
     }
@@ -433,12 +604,12 @@ impl Arena {
 
 #[cfg(test)]
 impl Arena {
-    /// Checks invariants 1, 3, 4 and 5, for the records that `is_live` says are live; 2 is for sanitizers.
+    /// Checks invariants 1 and 3 to 8, for the records that `is_live` says are live; 2 is for sanitizers.
     pub(super) fn validate(&self, is_live: impl Fn(EntryId, Location) -> bool) {
         let (mut live_units, mut filled_units, mut allocated) = (0, 0, 0);
         for (index, chunk) in self.chunks.iter().enumerate() {
             let Some(chunk) = chunk else {
-                assert!(self.vacant.contains(&index));
+                assert!(self.vacant.iter().any(|&Reverse(vacant)| vacant as usize == index), "invariant 5");
                 continue;
             };
             assert_eq!(self.view.bases[index], chunk.memory.get().start());
@@ -470,8 +641,21 @@ impl Arena {
             allocated += chunk.memory.get().bytes();
         }
         assert_eq!((live_units, filled_units), (self.live_units, self.filled_units));
-        assert!(self.vacant.capacity() >= self.chunks.len(), "invariant 5");
+        assert!(self.vacant.capacity() - self.vacant.len() >= self.present, "invariant 5");
+        assert_eq!(self.present, self.chunks.iter().flatten().count());
+        assert!(!matches!(self.chunks.last(), Some(None)), "invariant 6");
+        assert_eq!(self.view.bases.len(), self.chunks.len(), "invariant 6");
+        assert!(self.chunks.len() <= MAX_CHUNKS, "invariant 8");
         assert_eq!(allocated, self.allocated_bytes);
+        let large: usize = self.chunks.iter().flatten().map(|chunk| chunk.large).sum();
+        assert_eq!(large, self.large);
+        let closed = |index: usize| self.chunks[index].as_ref().filter(|_| self.open != Some(index));
+        let closed_marks = (0..self.chunks.len()).filter_map(closed).map(Chunk::mark_bytes);
+        assert_eq!(closed_marks.sum::<usize>(), self.mark_bytes);
+        self.queue.validate(|index| {
+            let queued = closed(index).filter(|_| self.evacuating.is_none_or(|it| it.chunk() != index))?;
+            Some((queued.dead(), queued.filled))
+        });
     }
 }
 

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::ptr::NonNull;
 
 use super::epoch::Epoch;
+use super::epochs::Epochs;
 use super::free_list::Block;
 use super::location::Location;
 use super::node::Node;
@@ -88,7 +89,8 @@ fn advise_huge_pages(memory: &Block) {
 ///
 /// 1. `closed` is [`Epoch::MAX`] while the chunk is open, and else the epoch in which it was closed.
 /// 2. `marks` are the epochs of snapshots taken while the chunk was open, in ascending order, each with how far it was
-///    filled then. A snapshot that found it filled as the one before leaves none.
+///    filled then. A snapshot that found it filled as the one before leaves none. Marks are dropped that no live
+///    snapshot needs.
 pub(super) struct Chunk {
     pub(super) memory: Node<Block>,
     /// How many units there is room for.
@@ -99,6 +101,8 @@ pub(super) struct Chunk {
     pub(super) live: usize,
     /// How many live records have a large value.
     pub(super) large: usize,
+    /// The number of dead units at which the evacuation queue is to be told.
+    pub(super) queued_again_at: usize,
     opened: Epoch,
     closed: Epoch,
     /// A cell, because a snapshot is taken through a shared reference.
@@ -110,7 +114,8 @@ impl Chunk {
     pub(super) fn new(memory: Node<Block>, now: Epoch) -> Self {
         let units = units_in(memory.get().bytes());
         let marks = RefCell::default();
-        Self { memory, units, filled: 0, live: 0, large: 0, opened: now, closed: Epoch::MAX, marks }
+        let queued_again_at = usize::MAX;
+        Self { memory, units, filled: 0, live: 0, large: 0, queued_again_at, opened: now, closed: Epoch::MAX, marks }
     }
 
     /// Returns the number of units of dead records.
@@ -128,12 +133,37 @@ impl Chunk {
         advise_huge_pages(self.memory.get());
     }
 
-    /// Marks how far the chunk, which is open, is filled when the snapshot of `epoch` is taken.
-    pub(super) fn mark(&self, epoch: Epoch) {
+    /// Returns the bytes of the marks.
+    pub(super) fn mark_bytes(&self) -> usize {
+        self.marks.borrow().capacity() * size_of::<(Epoch, usize)>()
+    }
+
+    /// Marks how far the chunk, which is open, is filled when the snapshot of `epoch` is taken. O(1) amortized.
+    pub(super) fn mark(&self, epoch: Epoch, epochs: &Epochs) {
+        const MANY: usize = if cfg!(test) { 2 } else { 16 };
         let mut marks = self.marks.borrow_mut();
-        if marks.last().is_none_or(|&(_, last)| last != self.filled) {
-            marks.push((epoch, self.filled));
+        if marks.last().is_some_and(|&(_, last)| last == self.filled) {
+            return;
         }
+        if marks.len() >= MANY && marks.len() == marks.capacity() {
+            // A mark is for the snapshots from its epoch up to the next mark's.
+            let mut next = epoch;
+            let mut needed = marks.len();
+            for at in (0..marks.len()).rev() {
+                let mark = marks[at];
+                if epochs.has_snapshot_in(mark.0..next) {
+                    needed -= 1;
+                    marks[needed] = mark;
+                }
+                next = mark.0;
+            }
+            marks.drain(..needed);
+            // As many again before the next search.
+            let kept = marks.len();
+            marks.reserve(kept + MANY);
+            marks.shrink_to(2 * kept + MANY);
+        }
+        marks.push((epoch, self.filled));
     }
 
     /// Returns `true` if the newest live snapshot, of epoch `newest`, sees the record at `unit`.

@@ -35,6 +35,7 @@ use bytes::Bytes;
 use super::arena::{Arena, ArenaView};
 use super::chunk::ChunkSizes;
 use super::entry_id::EntryId;
+use super::entry_table::Shrinking;
 use super::epochs::Epochs;
 use super::frozen::{Frozen, FrozenRecords};
 use super::hash::{Hash, KeyHasher};
@@ -97,11 +98,11 @@ impl Records for LiveRecords {
 }
 
 impl StorageEngine {
-    /// Makes an engine without entries, whose hash index has room for `capacity` of them.
-    pub(super) fn new(sizes: ChunkSizes, capacity: usize, budget: usize) -> Self {
+    /// Makes an engine without entries.
+    pub(super) fn new(sizes: ChunkSizes, index: HashIndex, budget: usize) -> Self {
         Self {
             hasher: KeyHasher::new(),
-            index: HashIndex::with_capacity(capacity),
+            index,
             sorted: SortedIndex::new(),
             records: LiveRecords { table: EntryTable::new(), arena: Arena::new(sizes) },
             epochs: Epochs::new(),
@@ -126,11 +127,14 @@ impl StorageEngine {
             entries: self.len(),
             live_bytes: arena.live_bytes(),
             dead_bytes: arena.dead_bytes(),
-            large_value_bytes: self.large_bytes,
+            large_value_bytes: self.large_bytes + arena.large_overhead_bytes(),
             index_bytes: self.index.allocated_bytes() + table.allocated_bytes() + self.sorted.allocated_bytes(),
+            overhead_bytes: self.epochs.overhead_bytes()
+                + arena.overhead_bytes()
+                + self.journal.borrow().overhead_bytes(),
             chunks: arena.chunks(),
             chunk_bytes: arena.allocated_bytes(),
-            journal_bytes: self.journal.borrow().allocated_bytes(),
+            journal_bytes: self.journal.borrow().allocated_bytes(&self.epochs),
             pinned_bytes: self.epochs.pinned_bytes(),
             spare_bytes: self.epochs.free_bytes(),
             snapshots: self.epochs.snapshot_count(),
@@ -177,7 +181,7 @@ impl StorageEngine {
         self.hasher.hash(key)
     }
 
-    #[inline]
+    #[inline(always)]
     fn locate(&self, hash: Hash, key: &[u8]) -> Option<Location> {
         self.index.find(hash, |location| self.records.arena.record(location).has_key(key))
     }
@@ -247,12 +251,12 @@ impl StorageEngine {
     fn put_hashed(&mut self, hash: Hash, key: &[u8], value: NewValue<'_>) -> Result<(), StateError> {
         let found = self.locate(hash, key);
         self.check_budget(key, &value, found)?;
-        let len = value.len();
+        let mut written = key.len() + value.len() - value.large_len();
         match found {
-            Some(location) => self.overwrite(hash, location, key, value),
+            Some(location) => written = written.max(self.overwrite(hash, location, key, value)),
             None => self.add(hash, key, value),
         }
-        self.evacuate(key.len() + len);
+        self.evacuate(written);
         Ok(())
     }
 
@@ -283,9 +287,8 @@ impl StorageEngine {
         }
         let mut value = self.records.arena.record(location).value().as_slice().to_vec();
         f(&mut value);
-        let len = value.len();
-        self.overwrite(hash, location, key, NewValue::shared(&mut Bytes::from(value)));
-        self.evacuate(key.len() + len);
+        let written = self.overwrite(hash, location, key, NewValue::taken(&mut Bytes::from(value)));
+        self.evacuate(written);
         true
     }
 
@@ -293,31 +296,89 @@ impl StorageEngine {
     pub(super) fn remove<T>(&mut self, key: &[u8], f: impl FnOnce(Record<'_>) -> T) -> Option<T> {
         let hash = self.hash(key);
         let location = self.locate(hash, key)?;
-        let result = f(self.records.arena.record(location));
+        let record = self.records.arena.record(location);
+        let removed = record.len();
+        let result = f(record);
         self.remove_at(hash, location, key);
-        self.evacuate(key.len());
+        self.recover(1, removed);
         Some(result)
     }
 
     /// Removes at most `limit` entries within `bounds`. Returns how many that were, and `true` if no more are left.
+    ///
+    /// Works leaf by leaf of the sorted index, so that the cache misses of a leaf's entries overlap, and a leaf goes as
+    /// a whole.
     pub(super) fn remove_within(&mut self, bounds: KeyBounds<'_>, limit: usize) -> (usize, bool) {
-        let mut ids = self.sorted.view().range(&self.records, bounds);
-        let removed: Vec<EntryId> = ids.by_ref().take(limit).collect();
-        let is_done = ids.next().is_none();
-        let mut key = Vec::new();
-        for &id in &removed {
-            let location = self.records.location(id);
-            key.clear();
-            key.extend_from_slice(self.records.arena.record(location).key());
-            let hash = self.hash(&key);
-            self.remove_at(hash, location, &key);
-            self.evacuate(key.len());
+        let (mut leaf, mut found, mut count) = (Vec::new(), Vec::new(), 0);
+        loop {
+            let Some((ids, is_whole)) = self.sorted.view().first_leaf(&self.records, bounds) else {
+                return (count, true);
+            };
+            if count == limit {
+                return (count, false);
+            }
+            let is_whole = is_whole && ids.len() <= limit - count;
+            leaf.clear();
+            leaf.extend(ids.iter().take(limit - count));
+            self.fetch(&leaf, &mut found);
+            let removed = found.iter().map(|&(location, _)| self.records.arena.record(location).len()).sum();
+            if !is_whole || !self.remove_leaf(&leaf, &found) {
+                let mut key = Vec::new();
+                for &(location, hash) in &found {
+                    key.clear();
+                    key.extend_from_slice(self.records.arena.record(location).key());
+                    self.remove_at(hash, location, &key);
+                }
+            }
+            count += leaf.len();
+            self.recover(leaf.len(), removed);
         }
-        (removed.len(), is_done)
     }
 
-    /// Replaces the value of the entry whose record is at `location`.
-    fn overwrite(&mut self, hash: Hash, location: Location, key: &[u8], value: NewValue<'_>) {
+    /// Finds the records of entries and the hashes of their keys. All that a removal reads is in the cache by then, or
+    /// on its way.
+    fn fetch(&self, ids: &[EntryId], found: &mut Vec<(Location, Hash)>) {
+        let LiveRecords { table, arena } = &self.records;
+        ids.iter().for_each(|&id| prefetch(table.view().address(id)));
+        found.clear();
+        for &id in ids {
+            let location = table.view().get(id);
+            prefetch(arena.view().address(location));
+            found.push((location, Hash::default()));
+        }
+        for (location, hash) in found {
+            *hash = self.hash(arena.record(*location).key());
+            self.index.prefetch(*hash);
+        }
+    }
+
+    /// Removes the entries of a whole leaf of the sorted index, which [`fetch`](Self::fetch) found. Returns `false` and
+    /// removes nothing if the leaf cannot go as a whole.
+    fn remove_leaf(&mut self, ids: &[EntryId], found: &[(Location, Hash)]) -> bool {
+        let Self { hasher, index, sorted, records, epochs, journal, .. } = self;
+        // Allocations come first, so that nothing has changed where one fails.
+        for &id in ids {
+            records.table.location_mut(epochs, id);
+        }
+        let mut reserved = journal.get_mut().reserve_many(ids.len(), epochs);
+        if !sorted.remove_leaf(epochs, records, ids) {
+            return false;
+        }
+        for (&id, &(location, hash)) in ids.iter().zip(found) {
+            let record = records.arena.record(location);
+            self.size_bytes -= record.key_len() + record.value_len();
+            self.large_bytes -= record.large_len();
+            reserved.note(Note { id, old: location, new: Location::NONE });
+            index.remove(hash, location, |location| hasher.hash(records.arena.record(location).key()));
+            records.table.remove(epochs, id);
+            records.arena.mark_dead(epochs, location);
+        }
+        true
+    }
+
+    /// Replaces the value of the entry whose record is at `location`. Returns the length of the record if it is dead from
+    /// then on, else 0.
+    fn overwrite(&mut self, hash: Hash, location: Location, key: &[u8], value: NewValue<'_>) -> usize {
         let Self { index, records: LiveRecords { table, arena }, epochs, journal, .. } = self;
         let record = arena.record(location);
         let id = record.id();
@@ -328,10 +389,12 @@ impl StorageEngine {
             NewValue::Small(_) => Err(value),
             large => arena.replace_large(epochs, location, large),
         };
+        let mut dead = 0;
         if let Err(value) = in_place {
+            dead = arena.record(location).len();
             // Allocations come first, so that nothing has changed where one fails.
             let slot = table.location_mut(epochs, id);
-            let reserved = journal.get_mut().reserve(epochs);
+            let mut reserved = journal.get_mut().reserve(epochs);
             let moved = arena.append(epochs, id, key, value);
             reserved.note(Note { id, old: location, new: moved });
             slot.set(moved);
@@ -340,16 +403,17 @@ impl StorageEngine {
         }
         self.size_bytes = self.size_bytes - old_len + len;
         self.large_bytes = self.large_bytes - old_large_len + large_len;
+        dead
     }
 
     /// Adds an entry whose key is not there.
     fn add(&mut self, hash: Hash, key: &[u8], value: NewValue<'_>) {
         let Self { hasher, index, sorted, records, epochs, journal, .. } = self;
         let (len, large_len) = (value.len(), value.large_len());
-        let id = records.table.reserve(epochs).expect(TOO_MANY);
-        let reserved = journal.get_mut().reserve(epochs);
+        let id = records.table.reserve(epochs).expect(TOO_MANY).id();
+        let mut reserved = journal.get_mut().reserve(epochs);
         let location = records.arena.append(epochs, id, key, value);
-        let mut guard = InsertGuard { index, records, epochs, hash, location, is_indexed: false };
+        let mut guard = InsertGuard { hasher, index, records, epochs, hash, location, is_indexed: false };
         let LiveRecords { arena, .. } = &*guard.records;
         guard.index.insert(hash, location, |location| hasher.hash(arena.record(location).key()));
         guard.is_indexed = true;
@@ -369,29 +433,73 @@ impl StorageEngine {
 
     /// Removes the entry whose record is at `location`.
     fn remove_at(&mut self, hash: Hash, location: Location, key: &[u8]) {
-        let Self { index, sorted, records, epochs, journal, .. } = self;
+        let Self { hasher, index, sorted, records, epochs, journal, .. } = self;
         let record = records.arena.record(location);
         let (id, value_len, large_len) = (record.id(), record.value_len(), record.large_len());
         // Allocations come first, so that nothing has changed where one fails.
         records.table.location_mut(epochs, id);
-        let reserved = journal.get_mut().reserve(epochs);
+        let mut reserved = journal.get_mut().reserve(epochs);
         sorted.remove(epochs, records, key, id);
         reserved.note(Note { id, old: location, new: Location::NONE });
-        index.remove(hash, location);
+        index.remove(hash, location, |location| hasher.hash(records.arena.record(location).key()));
         records.table.remove(epochs, id);
         records.arena.mark_dead(epochs, location);
         self.size_bytes -= key.len() + value_len;
         self.large_bytes -= large_len;
     }
 
-    /// Evacuates a mostly dead chunk a little further: some records for a write, and more for a long one.
+    /// Recovers some memory after so many entries were removed, whose records took so many bytes.
+    fn recover(&mut self, count: usize, removed: usize) {
+        self.evacuate(removed);
+        self.records.arena.shrink(&self.epochs);
+        if self.records.table.is_too_large() {
+            self.shrink_table(count);
+        }
+    }
+
+    /// Frees pages at the end of the table after so many entries were removed. Entries in them get other ids.
+    #[cold]
+    fn shrink_table(&mut self, removed: usize) {
+        const FOR_EACH: usize = 4;
+        let Self { hasher, index, sorted, records: LiveRecords { table, arena }, epochs, journal, .. } = self;
+        let mut key = Vec::new();
+        for _ in 0..FOR_EACH * removed {
+            let old = match table.shrink(epochs) {
+                Shrinking::Move(id) => id,
+                Shrinking::PageFreed => continue,
+                Shrinking::Done => return,
+            };
+            let location = table.view().get(old);
+            key.clear();
+            key.extend_from_slice(arena.record(location).key());
+            // Allocations come first. The last of them is that of the sorted index, where the first change is made.
+            table.location_mut(epochs, old);
+            let new = table.reserve(epochs).expect(TOO_MANY).id();
+            arena.reserve_relocation(epochs, location);
+            let mut reserved = journal.get_mut().reserve_many(2, epochs);
+            sorted.replace(epochs, &key, old, new);
+            let moved = arena.set_id(epochs, location, new);
+            reserved.note(Note { id: old, old: location, new: Location::NONE });
+            reserved.note(Note { id: new, old: Location::NONE, new: moved });
+            table.remove(epochs, old);
+            table.insert(epochs, moved);
+            if moved != location {
+                index.replace(hasher.hash(&key), location, moved);
+            }
+        }
+    }
+
+    /// Evacuates a mostly dead chunk a little further. `written` is the length of the records that were written or
+    /// removed: the work is in proportion.
     fn evacuate(&mut self, written: usize) {
         if !self.records.arena.needs_evacuation() {
             return;
         }
         let Self { hasher, index, records: LiveRecords { table, arena }, epochs, journal, .. } = self;
+        /// The most that a dead record counts, because passing over it takes as long whatever its length.
+        const DEAD: usize = 64;
         let mut budget = 256 + 4 * written;
-        let Some(mut next) = arena.evacuation_start() else { return };
+        let Some(mut next) = arena.evacuation_start(epochs) else { return };
         while budget > 0 {
             // The table tells if a record is live. Moving the record changes the table, in a copy of the page where a
             // snapshot sees that, and a bucket. All are cache misses, which overlap for the records of a batch.
@@ -400,10 +508,11 @@ impl StorageEngine {
             while count < BATCH && budget > 0 {
                 let Some((record, following)) = arena.next_to_evacuate(next) else { break };
                 let id = record.id();
-                prefetch(table.view().address(id));
+                table.view().address_of(id).into_iter().for_each(prefetch);
                 batch[count] = (next, id, Hash::default());
                 count += 1;
-                budget = budget.saturating_sub(record.len());
+                // If the record is live, the rest of its length counts when it is moved.
+                budget = budget.saturating_sub(record.len().min(DEAD));
                 next = following;
             }
             if count == 0 {
@@ -427,7 +536,8 @@ impl StorageEngine {
                 // Allocations come first. Where one fails, the records before it are dead, and are found to be so when
                 // evacuation starts over from `next`.
                 let slot = table.location_mut(epochs, id);
-                let reserved = journal.get_mut().reserve(epochs);
+                budget = budget.saturating_sub(arena.record(location).len().saturating_sub(DEAD));
+                let mut reserved = journal.get_mut().reserve(epochs);
                 let moved = arena.relocate(epochs, location);
                 reserved.note(Note { id, old: location, new: moved });
                 slot.set(moved);
@@ -440,17 +550,20 @@ impl StorageEngine {
     /// Takes a snapshot, in O(1) but for the addresses of chunks and branches.
     pub(super) fn freeze(&self) -> Frozen {
         let oldest = self.epochs.oldest_snapshot();
-        let guard = self.epochs.freeze();
-        let journal = self.journal.borrow_mut().freeze(oldest, guard.epoch(), self.len());
+        let LiveRecords { table, arena } = &self.records;
+        let table_view = table.freeze();
+        let arena_view = arena.freeze(&self.epochs);
+        let bytes = StateSnapshot::shared_bytes::<Frozen>() + arena_view.heap_bytes();
+        let guard = self.epochs.freeze(bytes);
+        let journal = self.journal.borrow_mut().freeze(oldest, guard.epoch(), self.len(), &self.epochs);
         let stats = self.stats();
         let room = self.budget.saturating_sub(stats.total_bytes() - stats.pinned_bytes - stats.spare_bytes);
-        let LiveRecords { table, arena } = &self.records;
         let nodes = (table.allocated_bytes() + self.sorted.allocated_bytes()).min(room);
         let chunks = (stats.chunk_bytes / FREE_CHUNKS_DIVISOR).min(room - nodes);
         self.epochs.set_free_limits(nodes, chunks, arena.next_layout());
         Frozen {
             size_bytes: self.size_bytes,
-            records: FrozenRecords { table: table.freeze(), arena: arena.freeze(guard.epoch()) },
+            records: FrozenRecords { table: table_view, arena: arena_view },
             sorted: self.sorted.freeze(),
             journal,
             guard,
@@ -475,7 +588,7 @@ impl StorageEngine {
     /// be damaged.
     pub(super) fn restore(&mut self, snapshot: &StateSnapshot) -> Result<(), StateError> {
         let capacity = snapshot.len().min(MAX_UNVERIFIED_CAPACITY);
-        let mut restored = Self::new(self.records.arena.sizes(), capacity, self.budget);
+        let mut restored = Self::new(self.records.arena.sizes(), HashIndex::sized_for(capacity), self.budget);
         restored.epochs = self.epochs.fork();
         restored.fill(snapshot)?;
         self.journal.get_mut().clear();
@@ -497,9 +610,9 @@ impl StorageEngine {
             self.large_bytes += value.large_len();
             // An empty table gives out ids in order.
             let LiveRecords { table, arena } = &mut self.records;
-            let id = table.reserve(&self.epochs).expect(TOO_MANY);
-            let location = arena.append(&self.epochs, id, key, value);
-            table.insert(&self.epochs, location);
+            let vacancy = table.reserve(&self.epochs).expect(TOO_MANY);
+            let location = arena.append(&self.epochs, vacancy.id(), key, value);
+            vacancy.insert(location);
             let slot = &mut pending[count as usize % BATCH];
             let before = mem::replace(slot, (hash, location));
             if count as usize >= BATCH {
@@ -511,6 +624,12 @@ impl StorageEngine {
         pending.into_iter().take(count as usize).for_each(|entry| self.add_to_index(entry));
         self.sorted = SortedIndex::bulk(&self.epochs, &self.records, (0..count).map(EntryId::new));
         Ok(())
+    }
+
+    /// Returns the number of pages of the entry table. O(1).
+    #[cfg(test)]
+    pub(super) fn table_pages(&self) -> usize {
+        self.records.table.pages()
     }
 
     /// Checks the invariants of the parts and those across them.
@@ -544,6 +663,7 @@ impl Drop for StorageEngine {
 
 /// A record that no index finds yet. Dropping the guard removes it again.
 struct InsertGuard<'a> {
+    hasher: &'a KeyHasher,
     index: &'a mut HashIndex,
     records: &'a mut LiveRecords,
     epochs: &'a Epochs,
@@ -554,9 +674,10 @@ struct InsertGuard<'a> {
 
 impl Drop for InsertGuard<'_> {
     fn drop(&mut self) {
-        if self.is_indexed {
-            self.index.remove(self.hash, self.location);
+        let Self { hasher, index, records: LiveRecords { arena, .. }, epochs, hash, location, is_indexed } = self;
+        if *is_indexed {
+            index.remove(*hash, *location, |location| hasher.hash(arena.record(location).key()));
         }
-        self.records.arena.mark_dead(self.epochs, self.location);
+        arena.mark_dead(epochs, *location);
     }
 }

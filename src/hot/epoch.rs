@@ -1,7 +1,7 @@
 //! [`Epoch`]: a point in a store's time.
 
 /// The number of snapshots taken before something was made, plus one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(transparent)]
 pub(super) struct Epoch(u64);
 

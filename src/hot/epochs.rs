@@ -41,7 +41,9 @@
 
 use std::alloc::Layout;
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::mem;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -59,15 +61,19 @@ pub(super) struct Epochs {
 /// Keeps everything that was made up to its epoch, for one snapshot. Dropping it ends the snapshot.
 pub(super) struct SnapshotGuard {
     epoch: Epoch,
+    /// The bytes of the snapshot itself.
+    bytes: usize,
     registry: Arc<Registry>,
 }
 
 #[derive(Default)]
 struct Registry {
     newest: AtomicU64,
-    live: Mutex<Vec<LiveSnapshot>>,
-    /// The bytes of all nodes on lists.
+    live: Mutex<VecDeque<LiveSnapshot>>,
+    /// The bytes of all live snapshots, and of all nodes on their lists.
     pinned_bytes: AtomicUsize,
+    /// The bytes of all sealed notes of the journal.
+    notes_bytes: AtomicUsize,
     /// Memory of freed nodes.
     nodes: FreeLists,
     /// Memory of freed chunks of `chunk_bytes`.
@@ -75,8 +81,27 @@ struct Registry {
     chunk_bytes: AtomicUsize,
 }
 
+/// Bytes of notes, counted as long as this lives.
+pub(super) struct CountedNotes {
+    bytes: usize,
+    registry: Arc<Registry>,
+}
+
+impl Drop for CountedNotes {
+    fn drop(&mut self) {
+        self.registry.notes_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 struct LiveSnapshot {
     epoch: Epoch,
+    /// Boxed, because the end of a snapshot moves the others that are in its way.
+    retired: Box<Retirees>,
+}
+
+/// Nodes that the writer let go of and a snapshot still sees.
+#[derive(Default)]
+struct Retirees {
     /// Nodes that no older snapshot sees.
     own: RetireList,
     /// Nodes that an older snapshot may see.
@@ -138,8 +163,12 @@ impl Epochs {
             if let Some(newest) = from_newest.next().filter(|newest| birth <= newest.epoch) {
                 self.registry.pinned_bytes.fetch_add(node.bytes(), Ordering::Relaxed);
                 let is_shared = from_newest.next().is_some_and(|older| birth <= older.epoch);
-                let list = if is_shared { &mut newest.shared } else { &mut newest.own };
-                list.push(node);
+                let Retirees { own, shared } = &mut *newest.retired;
+                if is_shared {
+                    shared.push(node)
+                } else {
+                    own.push(node)
+                }
                 return;
             }
         }
@@ -172,20 +201,35 @@ impl Epochs {
         self.registry.nodes.bytes() + self.registry.chunks.bytes()
     }
 
-    /// Begins a snapshot of all there is, and a new epoch.
-    pub(super) fn freeze(&self) -> SnapshotGuard {
+    /// Begins a snapshot of all there is, and a new epoch. The snapshot takes so many bytes itself, beside its guard.
+    pub(super) fn freeze(&self, bytes: usize) -> SnapshotGuard {
         let epoch = self.now.get();
+        let snapshot = LiveSnapshot { epoch, retired: Box::default() };
         let mut live = self.registry.lock();
-        live.push(LiveSnapshot { epoch, own: RetireList::default(), shared: RetireList::default() });
+        let enough = 2 * live.len() + 2;
+        if enough < live.capacity() / 2 {
+            // There were many more.
+            live.shrink_to(enough);
+        }
+        live.push_back(snapshot);
         self.registry.newest.store(epoch.to_bits(), Ordering::Release);
         drop(live);
         self.now.set(epoch.next());
-        SnapshotGuard { epoch, registry: Arc::clone(&self.registry) }
+        let bytes = bytes + size_of::<Retirees>();
+        self.registry.pinned_bytes.fetch_add(bytes, Ordering::Relaxed);
+        SnapshotGuard { epoch, bytes, registry: Arc::clone(&self.registry) }
     }
 
     /// Returns the epoch of the oldest live snapshot.
     pub(super) fn oldest_snapshot(&self) -> Option<Epoch> {
-        self.registry.lock().first().map(|oldest| oldest.epoch)
+        self.registry.lock().front().map(|oldest| oldest.epoch)
+    }
+
+    /// Returns `true` if a snapshot is alive whose epoch is one of these.
+    pub(super) fn has_snapshot_in(&self, epochs: Range<Epoch>) -> bool {
+        let live = self.registry.lock();
+        let first = live.partition_point(|snapshot| snapshot.epoch < epochs.start);
+        live.get(first).is_some_and(|snapshot| snapshot.epoch < epochs.end)
     }
 
     /// Returns the number of live snapshots.
@@ -193,9 +237,26 @@ impl Epochs {
         self.registry.lock().len()
     }
 
-    /// Returns the bytes of nodes and chunks that only snapshots see.
+    /// Returns the bytes of live snapshots, and of nodes and chunks that only they see.
     pub(super) fn pinned_bytes(&self) -> usize {
         self.registry.pinned_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Counts the bytes of sealed notes, which snapshots may keep longer than the writer.
+    pub(super) fn count_notes(&self, bytes: usize) -> CountedNotes {
+        self.registry.notes_bytes.fetch_add(bytes, Ordering::Relaxed);
+        CountedNotes { bytes, registry: Arc::clone(&self.registry) }
+    }
+
+    /// Returns the bytes of all sealed notes.
+    pub(super) fn notes_bytes(&self) -> usize {
+        self.registry.notes_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Returns the bytes that are there without snapshots.
+    pub(super) fn overhead_bytes(&self) -> usize {
+        const ARC: usize = 2 * size_of::<usize>();
+        ARC + size_of::<Registry>() + self.registry.lock().capacity() * size_of::<LiveSnapshot>()
     }
 }
 
@@ -208,7 +269,7 @@ impl Drop for Epochs {
 }
 
 impl Registry {
-    fn lock(&self) -> MutexGuard<'_, Vec<LiveSnapshot>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<LiveSnapshot>> {
         // Nothing runs under the lock that can panic halfway through a change.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -249,15 +310,17 @@ impl SnapshotGuard {
 impl Drop for SnapshotGuard {
     fn drop(&mut self) {
         let mut live = self.registry.lock();
-        let Ok(place) = live.binary_search_by_key(&self.epoch, |live| live.epoch) else { return };
-        let LiveSnapshot { own, mut shared, .. } = live.remove(place);
-        let newest = live.last().map_or(Epoch::NONE, |newest| newest.epoch);
+        let place = live.partition_point(|live| live.epoch < self.epoch);
+        let Some(LiveSnapshot { retired, .. }) = live.remove(place) else { return };
+        let newest = live.back().map_or(Epoch::NONE, |newest| newest.epoch);
         self.registry.newest.store(newest.to_bits(), Ordering::Release);
+        let Retirees { own, mut shared } = *retired;
         // Lists are sorted and nodes freed without the lock, so that the writer does not wait for it. Meanwhile nothing
         // is freed that an older snapshot sees. The older one may go, too; then the next older one is asked.
-        while let Some(older) = live[..].iter_mut().rfind(|live| live.epoch < self.epoch) {
+        while let Some(place) = live.partition_point(|live| live.epoch < self.epoch).checked_sub(1) {
+            let older = &mut live[place];
             if shared.youngest() <= older.epoch {
-                older.shared.append(mem::take(&mut shared));
+                older.retired.shared.append(mem::take(&mut shared));
                 break;
             }
             let oldest = older.epoch;
@@ -268,6 +331,7 @@ impl Drop for SnapshotGuard {
         drop(live);
         self.registry.reclaim(own, None);
         self.registry.reclaim(shared, None);
+        self.registry.pinned_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -275,11 +339,13 @@ impl Drop for SnapshotGuard {
 mod tests {
     use std::thread;
 
-    use super::super::node::{Node, node_bytes};
+    use super::super::node::{Contents, Node, node_bytes};
     use super::*;
 
     /// Counts how many of it are there.
     struct Counted(Arc<()>);
+
+    impl Contents for Counted {}
 
     const BYTES: usize = node_bytes::<Counted>();
 
@@ -299,7 +365,7 @@ mod tests {
         let epochs = Epochs::new();
         retire(&epochs, epochs.now(), &counter);
         assert_eq!(alive(&counter), 0);
-        let guard = epochs.freeze();
+        let guard = epochs.freeze(0);
         retire(&epochs, epochs.now(), &counter);
         assert_eq!((alive(&counter), guard.epoch(), epochs.snapshot_count()), (0, Epoch::FIRST, 1));
     }
@@ -312,7 +378,7 @@ mod tests {
             let epochs = Epochs::new();
             let mut guards = [const { None }; 3];
             for guard in &mut guards {
-                *guard = Some(epochs.freeze());
+                *guard = Some(epochs.freeze(0));
             }
             // Made in epoch 1, 2 and 3: seen by all, by the last two, by the last.
             for birth in 1..=3 {
@@ -324,7 +390,7 @@ mod tests {
                 left.retain(|&guard| guard != gone);
                 let seen = (1..=3).filter(|&birth| left.iter().any(|&guard| birth <= guard + 1)).count();
                 assert_eq!(alive(&counter), seen, "{order:?} without {gone}");
-                assert_eq!(epochs.pinned_bytes(), seen * BYTES);
+                assert_eq!(epochs.pinned_bytes(), seen * BYTES + left.len() * size_of::<Retirees>());
                 assert_eq!(epochs.newest_snapshot().to_bits(), left.last().map_or(0, |&guard| guard as u64 + 1));
             }
         }
@@ -336,7 +402,7 @@ mod tests {
         let rounds = if cfg!(miri) { 3 } else { 300 };
         for _ in 0..rounds {
             let epochs = Epochs::new();
-            let guards: Vec<_> = (0..7).map(|_| epochs.freeze()).collect();
+            let guards: Vec<_> = (0..7).map(|_| epochs.freeze(0)).collect();
             for birth in 1..=8 {
                 for _ in 0..10 {
                     retire(&epochs, Epoch::from_bits(birth), &counter);
@@ -360,7 +426,7 @@ mod tests {
     fn snapshot_guards_outlive_the_writer() {
         let counter = Arc::new(());
         let epochs = Epochs::new();
-        let guard = epochs.freeze();
+        let guard = epochs.freeze(0);
         retire(&epochs, Epoch::FIRST, &counter);
         drop(epochs);
         assert_eq!(alive(&counter), 1);

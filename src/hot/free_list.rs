@@ -266,7 +266,7 @@ mod tests {
         // Neither fits, and the third one has no room for what links them.
         free.give(block(64));
         free.give(block(9));
-        free.give(block(7));
+        free.give(block(size_of::<Link>() - 1));
         assert_eq!(free.bytes(), 192);
         free.give(block(8));
         assert_eq!(free.bytes(), 200);

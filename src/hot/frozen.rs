@@ -1,11 +1,9 @@
 //! [`Frozen`]: a store at the end of an epoch, as a snapshot of it keeps it.
 
-use std::sync::Arc;
-
 use super::arena::ArenaView;
 use super::epoch::Epoch;
 use super::epochs::SnapshotGuard;
-use super::journal::EpochNotes;
+use super::journal::FrozenJournal;
 use super::parts::{EntryView, SortedView};
 use super::scan::Records;
 
@@ -15,7 +13,7 @@ pub(super) struct Frozen {
     pub(super) records: FrozenRecords,
     pub(super) sorted: SortedView,
     /// The writer's notes until then, for comparisons with earlier snapshots.
-    pub(super) journal: Box<[Arc<EpochNotes>]>,
+    pub(super) journal: FrozenJournal,
     /// Last, so that it outlives the views.
     pub(super) guard: SnapshotGuard,
 }

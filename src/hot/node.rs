@@ -4,6 +4,7 @@
 //!
 //! 1. A node that a live snapshot sees is neither changed nor freed, but for the link in its header.
 //! 2. The current version of a structure owns each of its nodes once, and retires a node that it no longer has.
+//! 3. [`Contents::heap_bytes`] of a retired node does not change.
 
 #![allow(unsafe_code, reason = "nodes are shared with snapshots by address; invariant 1 is what makes that sound")]
 
@@ -11,8 +12,9 @@ use std::alloc::Layout;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
+
+use bytes::Bytes;
 
 #[cfg(test)]
 use super::epoch::Epoch;
@@ -36,6 +38,21 @@ struct NodeInner<T> {
     contents: T,
 }
 
+/// The contents of a node. Their destructor does not panic: it runs in the middle of a change.
+pub(super) trait Contents: Send + 'static {
+    /// Returns the bytes that the contents own outside of their node.
+    fn heap_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// A large value, in a buffer of its own.
+impl Contents for Bytes {
+    fn heap_bytes(&self) -> usize {
+        self.len()
+    }
+}
+
 /// Returns the bytes of a node, header included.
 pub(super) const fn node_bytes<T>() -> usize {
     size_of::<NodeInner<T>>()
@@ -55,7 +72,8 @@ impl Node<Block> {
         /// This is a node of a chunk.
         unsafe fn bytes(node: NonNull<NodeHeader>) -> usize {
             // SAFETY: by the caller.
-            unsafe { node.cast::<NodeInner<Block>>().as_ref() }.contents.bytes()
+            let node = unsafe { node.cast::<NodeInner<Block>>().as_ref() };
+            node_bytes::<Block>() + node.contents.bytes()
         }
         /// # Safety
         ///
@@ -69,35 +87,30 @@ impl Node<Block> {
     }
 }
 
-impl<T: Send + 'static> Node<T> {
+impl<T: Contents> Node<T> {
     pub(super) fn new(contents: T, epochs: &Epochs) -> Self {
         /// # Safety
         ///
-        /// There is a node.
-        unsafe fn bytes(node: NonNull<NodeHeader>) -> usize {
+        /// This is a node of a `T`.
+        unsafe fn bytes<T: Contents>(node: NonNull<NodeHeader>) -> usize {
             // SAFETY: by the caller.
-            unsafe { node.as_ref() }.node_bytes()
+            node_bytes::<T>() + unsafe { node.cast::<NodeInner<T>>().as_ref() }.contents.heap_bytes()
         }
         /// # Safety
         ///
         /// This is a node of a `T`, and is not used again.
         unsafe fn drop<T>(node: NonNull<NodeHeader>) -> Option<Block> {
-            // A large value may come with a destructor of its user's. Were it to panic out of here, it would leave the
-            // store halfway through a change, and in `clear` with values that are freed a second time. SAFETY: by the
-            // caller, this is where it lies.
-            let contents = unsafe { &raw mut (*node.cast::<NodeInner<T>>().as_ptr()).contents };
-            // SAFETY: by the caller, it is not used again.
-            let dropped = catch_unwind(AssertUnwindSafe(|| unsafe { contents.drop_in_place() }));
-            if let Err(payload) = dropped {
-                // Its destructor may panic as well.
-                mem::forget(payload);
-            }
+            // SAFETY: by the caller, this is where the contents lie, and they are not used again.
+            unsafe { (&raw mut (*node.cast::<NodeInner<T>>().as_ptr()).contents).drop_in_place() };
             None
         }
-        let vtable = const { &NodeVtable { layout: Layout::new::<NodeInner<T>>(), bytes, drop: drop::<T> } };
+        let vtable =
+            const { &NodeVtable { layout: Layout::new::<NodeInner<T>>(), bytes: bytes::<T>, drop: drop::<T> } };
         Self::allocate(contents, vtable, epochs)
     }
+}
 
+impl<T> Node<T> {
     /// Makes a node with the functions of its vtable.
     fn allocate(contents: T, vtable: &'static NodeVtable, epochs: &Epochs) -> Self {
         debug_assert_eq!(vtable.layout, Layout::new::<NodeInner<T>>());
@@ -107,31 +120,36 @@ impl<T: Send + 'static> Node<T> {
         unsafe { inner.write(NodeInner { header, contents }) };
         Self { inner, owns: PhantomData }
     }
+}
 
+impl<T: Contents + Clone> Node<T> {
     /// Returns the contents, to be changed. If a live snapshot sees the node, a copy takes its place first.
-    pub(super) fn make_mut(&mut self, epochs: &Epochs) -> &mut T
-    where
-        T: Clone,
-    {
+    #[inline]
+    pub(super) fn make_mut(&mut self, epochs: &Epochs) -> &mut T {
         // SAFETY: nothing writes to the node while `self` is borrowed; see `get`.
-        let NodeInner { header, contents } = unsafe { self.inner.as_ref() };
-        if epochs.is_seen(header.birth) {
-            let copy = Self::new(contents.clone(), epochs);
-            mem::replace(self, copy).retire(epochs);
+        if epochs.is_seen(unsafe { self.inner.as_ref() }.header.birth) {
+            self.unshare(epochs);
         }
         // SAFETY: the node belongs to the current version alone, which is borrowed by `self`, and no live snapshot sees
         // it: it is a new copy, or `is_seen` said so, with acquire ordering after the last one that did.
         unsafe { &mut self.inner.as_mut().contents }
     }
 
+    /// Puts a copy in the place of the node.
+    #[inline(never)]
+    fn unshare(&mut self, epochs: &Epochs) {
+        let copy = Self::new(self.get().clone(), epochs);
+        mem::replace(self, copy).retire(epochs);
+    }
+}
+
+impl<T> Node<T> {
     /// Frees the node once no snapshot sees it. Allocates nothing.
     pub(super) fn retire(self, epochs: &Epochs) {
         // SAFETY: the current version, which alone owns the node, lets go of it, once (invariant 2).
         epochs.retire(unsafe { Retired::new(self.inner.cast()) });
     }
-}
 
-impl<T> Node<T> {
     /// Returns the same node, for a copy of its parent or for a snapshot's view of the structure.
     pub(super) fn alias(&self) -> Self {
         Self { inner: self.inner, owns: PhantomData }
@@ -162,7 +180,7 @@ impl<T: fmt::Debug> fmt::Debug for Node<T> {
 }
 
 #[cfg(test)]
-impl<T: Send + 'static> Node<T> {
+impl<T: Contents> Node<T> {
     /// Makes a node as if that had been in epoch `birth`.
     pub(super) fn born_in(birth: Epoch, contents: T, epochs: &Epochs) -> Self {
         let mut node = Self::new(contents, epochs);
@@ -178,6 +196,15 @@ mod tests {
 
     use super::*;
 
+    impl Contents for i32 {}
+    impl Contents for u64 {}
+
+    impl Contents for Vec<usize> {
+        fn heap_bytes(&self) -> usize {
+            self.capacity() * size_of::<usize>()
+        }
+    }
+
     #[test]
     fn a_node_is_copied_only_while_it_is_seen() {
         let epochs = Epochs::new();
@@ -187,7 +214,7 @@ mod tests {
         assert_eq!(node.get() as *const i32, place);
 
         let view = node.alias();
-        let guard = epochs.freeze();
+        let guard = epochs.freeze(0);
         *node.make_mut(&epochs) = 3;
         assert_eq!((*view.get(), *node.get()), (2, 3));
         let copy = node.get() as *const i32;
@@ -203,7 +230,7 @@ mod tests {
         let mut node = Node::new(vec![0; 100], &epochs);
         let rounds = if cfg!(miri) { 5 } else { 500 };
         for round in 1..rounds {
-            let (view, guard) = (node.alias(), epochs.freeze());
+            let (view, guard) = (node.alias(), epochs.freeze(0));
             let reader = thread::spawn(move || {
                 assert!(view.get().iter().all(|&number| number == round - 1));
                 drop(guard);
@@ -228,11 +255,12 @@ mod tests {
         for round in 1..4 {
             // One has the layout that is asked for, and one no longer has.
             let chunks = [128, 64].map(|bytes| Node::of_chunk(epochs.allocate_chunk(chunk(bytes)), &epochs));
-            let guard = epochs.freeze();
+            let guard = epochs.freeze(0);
+            let snapshot = epochs.pinned_bytes();
             let mut before: Vec<_> = nodes.iter().map(place).collect();
             nodes.iter_mut().for_each(|node| *node.make_mut(&epochs) += 1);
             chunks.into_iter().for_each(|chunk| chunk.retire(&epochs));
-            assert_eq!(epochs.pinned_bytes(), 10 * size + 192);
+            assert_eq!(epochs.pinned_bytes() - snapshot, 10 * size + 2 * node_bytes::<Block>() + 192);
             // From the second time on eight copies lie where nodes lay two rounds ago.
             assert_eq!(epochs.free_bytes(), 0);
             thread::spawn(move || drop(guard)).join().unwrap();
@@ -240,7 +268,7 @@ mod tests {
 
             // Nodes that were freed last are kept.
             before.drain(..2);
-            let guard = epochs.freeze();
+            let guard = epochs.freeze(0);
             nodes[..8].iter_mut().for_each(|node| *node.make_mut(&epochs) += 1);
             let mut after: Vec<_> = nodes[..8].iter().map(place).collect();
             before.sort_unstable();

@@ -237,6 +237,16 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// Sets the id.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else reads or writes the record.
+    pub(super) unsafe fn set_id(self, id: EntryId) {
+        // SAFETY: the id is a field of the header; by the caller, it is borrowed exclusively.
+        unsafe { self.start.add(ID).cast::<u32>().write(id.get()) };
+    }
+
     /// Returns a small value, to be changed.
     ///
     /// # Safety

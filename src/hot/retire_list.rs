@@ -31,7 +31,7 @@ pub(super) struct NodeHeader {
 pub(super) struct NodeVtable {
     /// The layout of a node, header included.
     pub(super) layout: Layout,
-    /// Returns how many bytes the node keeps from being used again.
+    /// Returns the bytes of the node, header included, and of what its contents own.
     pub(super) bytes: unsafe fn(NonNull<NodeHeader>) -> usize,
     /// Drops the contents, which are not used again. Returns the memory of the chunk that the node owned, if it is one.
     pub(super) drop: unsafe fn(NonNull<NodeHeader>) -> Option<Block>,
@@ -40,11 +40,6 @@ pub(super) struct NodeVtable {
 impl NodeHeader {
     pub(super) fn new(birth: Epoch, vtable: &'static NodeVtable) -> Self {
         Self { birth, vtable, next: UnsafeCell::new(None) }
-    }
-
-    /// Returns the number of bytes of a node, header included.
-    pub(super) fn node_bytes(&self) -> usize {
-        self.vtable.layout.size()
     }
 }
 
@@ -79,7 +74,7 @@ impl Retired {
         self.header().birth
     }
 
-    /// Returns how many bytes the node keeps from being used again.
+    /// Returns the bytes of the node, header included, and of what its contents own.
     pub(super) fn bytes(&self) -> usize {
         // SAFETY: the node is there (invariant 1), and of the type that its vtable is for.
         unsafe { (self.header().vtable.bytes)(self.0) }

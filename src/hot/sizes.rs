@@ -11,8 +11,10 @@ pub(super) const LEAF: usize = if cfg!(test) { 4 } else { 64 };
 /// Children of an inner node of the sorted index.
 pub(super) const INNER: usize = if cfg!(test) { 3 } else { 64 };
 /// Bytes of a store's first chunk, unless its builder is told otherwise.
-pub(super) const FIRST_CHUNK: usize = if cfg!(test) { 64 } else { 4 << 10 };
+pub(super) const FIRST_CHUNK: usize = if cfg!(test) { 64 } else { 448 };
 /// Bytes of a store's largest chunk, unless its builder is told otherwise.
 pub(super) const LARGEST_CHUNK: usize = if cfg!(test) { 512 } else { 2 << 20 };
+/// The most chunks of a store: as many as a location can name.
+pub(super) const MAX_CHUNKS: usize = if cfg!(test) { 1 << 14 } else { 1 << 30 };
 /// Notes that the journal keeps, beyond those that the number of entries allows for.
 pub(super) const JOURNAL: usize = if cfg!(test) { 20 } else { 1 << 10 };

@@ -23,7 +23,7 @@
 //! Heads of four bytes in fixed slots are LeanStore's (Leis et al., ICDE 2018).
 //!
 //! A removal joins small nodes on its way down, before anything is removed. So each copy that it makes may fail, and
-//! the tree is whole.
+//! the tree is whole. A leaf whose ids are all to be removed goes in one descent, and is neither changed nor copied.
 //!
 //! # Why this and not the other way
 //!
@@ -160,9 +160,43 @@ impl<const L: usize, const I: usize> SortedIndex<L, I> {
     pub(super) fn remove<K: Keys>(&mut self, epochs: &Epochs, keys: &K, key: &[u8], id: EntryId) {
         let mut root = self.root(epochs, keys);
         let Some(child) = root.child else { return };
-        child.remove(&mut root.writer, key, id);
+        child.remove::<false, K>(&mut root.writer, key, &[id]);
         drop(root);
         self.view.len -= 1;
+    }
+
+    /// Puts the id `new` in the place of `old`, which is in the index with this `key`, in **O(log n)**.
+    ///
+    /// Allocates only for nodes that are shared with a snapshot. If that fails, nothing has been replaced.
+    pub(super) fn replace(&mut self, epochs: &Epochs, key: &[u8], old: EntryId, new: EntryId) {
+        if let Some(root) = &mut self.view.root {
+            root.replace(epochs, key, old, new);
+        }
+    }
+
+    /// Removes all ids of a leaf at once, in **O(log n)**. `keys` must still have their keys.
+    ///
+    /// `ids` is a whole leaf, as [`SortedView::first_leaf`] returns it. Returns `false` and removes nothing if the leaf
+    /// cannot go: if without it two small leaves would be neighbours, or if it has been joined with another one. Then
+    /// [`remove`](Self::remove) removes its ids.
+    ///
+    /// Allocates only for nodes that are shared with a snapshot and where inner nodes are joined. If that fails, nothing
+    /// has been removed.
+    pub(super) fn remove_leaf<K: Keys>(&mut self, epochs: &Epochs, keys: &K, ids: &[EntryId]) -> bool {
+        let Some(&first) = ids.first() else { return false };
+        let mut root = self.root(epochs, keys);
+        let is_removed = match root.child {
+            Some(Child::Leaf(node)) if node.get().ids() == ids => {
+                root.child.take().into_iter().for_each(|leaf| leaf.retire(&mut root.writer));
+                *root.height = 0;
+                true
+            }
+            Some(child) => child.remove::<true, K>(&mut root.writer, keys.key(first), ids),
+            None => false,
+        };
+        drop(root);
+        self.view.len -= if is_removed { ids.len() } else { 0 };
+        is_removed
     }
 
     fn root<'i, K>(&'i mut self, epochs: &'i Epochs, keys: &'i K) -> Root<'i, K, L, I> {
@@ -203,6 +237,18 @@ impl<const L: usize, const I: usize> SortedView<L, I> {
     /// Returns the ids whose keys are in `range`, in order. Finding the first takes **O(log n)**.
     pub(super) fn range<'a, K: Keys>(&'a self, keys: &'a K, range: KeyBounds<'a>) -> Ids<'a, K, L, I> {
         Ids::new(self.root.as_ref(), keys, range)
+    }
+
+    /// Returns the ids of the first leaf that has keys in `range`, as far as they are in it, and `true` if that is the
+    /// whole leaf.
+    ///
+    /// Computes in **O(log n)**. Returns `None` if no key is in `range`.
+    pub(super) fn first_leaf<'a, K: Keys>(
+        &'a self,
+        keys: &'a K,
+        range: KeyBounds<'a>,
+    ) -> Option<(&'a [EntryId], bool)> {
+        Ids::new(self.root.as_ref(), keys, range).next_in_leaf(self.len)
     }
 
     /// Returns the ids whose keys are in `range`, in order, and copies the bounds.

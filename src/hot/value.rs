@@ -16,8 +16,8 @@ pub(super) enum NewValue<'a> {
     Small(&'a [u8]),
     /// Bytes to be copied into a handle.
     LargeBorrowed(&'a [u8]),
-    /// An aligned handle to be kept.
-    LargeShared(Bytes),
+    /// An aligned buffer to be kept, without spare capacity.
+    LargeOwned(Bytes),
 }
 
 impl<'a> NewValue<'a> {
@@ -26,21 +26,28 @@ impl<'a> NewValue<'a> {
         if value.len() <= MAX_SMALL { Self::Small(value) } else { Self::LargeBorrowed(value) }
     }
 
-    /// Takes the handle of a large value that is aligned, and borrows any other value. So a handle that is copied is dropped
-    /// by the caller, after the write.
-    pub(super) fn shared(value: &'a mut Bytes) -> Self {
-        if value.len() > MAX_SMALL && is_aligned(value) {
-            Self::LargeShared(mem::take(value))
-        } else {
-            Self::borrowed(value)
+    /// Takes the buffer of a large value if nobody else has a handle to it, and borrows any other value.
+    ///
+    /// # Panics
+    ///
+    /// If the destructor of the handle's owner panics. (A buffer that is no vector's is copied, and its owner dropped.)
+    pub(super) fn taken(value: &'a mut Bytes) -> Self {
+        if value.len() > MAX_SMALL && value.is_unique() {
+            // A slice of a larger buffer is moved to its start, and the rest of the buffer given back.
+            let buffer = Vec::from(mem::take(value)).into_boxed_slice();
+            if is_aligned(&buffer) {
+                return Self::LargeOwned(Bytes::from(buffer));
+            }
+            *value = Bytes::from(buffer);
         }
+        Self::borrowed(value)
     }
 
     #[inline]
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Small(value) | Self::LargeBorrowed(value) => value.len(),
-            Self::LargeShared(value) => value.len(),
+            Self::LargeOwned(value) => value.len(),
         }
     }
 
@@ -49,7 +56,7 @@ impl<'a> NewValue<'a> {
     pub(super) fn large_len(&self) -> usize {
         match self {
             Self::Small(_) => 0,
-            Self::LargeBorrowed(_) | Self::LargeShared(_) => self.len(),
+            Self::LargeBorrowed(_) | Self::LargeOwned(_) => self.len(),
         }
     }
 
@@ -58,7 +65,7 @@ impl<'a> NewValue<'a> {
     pub(super) fn into_bytes(self) -> Bytes {
         match self {
             Self::Small(value) | Self::LargeBorrowed(value) => aligned_copy(value),
-            Self::LargeShared(value) => value,
+            Self::LargeOwned(value) => value,
         }
     }
 }

@@ -39,7 +39,7 @@ impl Tested {
     }
 
     fn new_value(value: &[u8], large: bool) -> NewValue<'_> {
-        if large { NewValue::LargeShared(Bytes::copy_from_slice(value)) } else { NewValue::Small(value) }
+        if large { NewValue::LargeOwned(Bytes::copy_from_slice(value)) } else { NewValue::Small(value) }
     }
 
     fn append(&mut self, key: Vec<u8>, value: Vec<u8>, large: bool) {
@@ -115,7 +115,7 @@ impl Tested {
                 match self.arena.replace_large(
                     &self.epochs,
                     expected.location,
-                    NewValue::LargeShared(Bytes::from(new.clone())),
+                    NewValue::LargeOwned(Bytes::from(new.clone())),
                 ) {
                     Ok(()) => {
                         assert!(!is_seen);
@@ -134,7 +134,7 @@ impl Tested {
             return;
         }
         let mut taken = Vec::new();
-        let Some(mut next) = self.arena.evacuation_start() else { return };
+        let Some(mut next) = self.arena.evacuation_start(&self.epochs) else { return };
         while let Some((record, following)) = (taken.len() < most).then(|| self.arena.next_to_evacuate(next)).flatten()
         {
             assert_eq!((record.len(), following.chunk()), (record.units() * UNIT, next.chunk()));
@@ -154,8 +154,8 @@ impl Tested {
     }
 
     fn snapshot(&mut self) {
-        let guard = self.epochs.freeze();
-        self.snapshots.push((self.arena.freeze(guard.epoch()), guard, self.model.clone()));
+        let view = self.arena.freeze(&self.epochs);
+        self.snapshots.push((view, self.epochs.freeze(0), self.model.clone()));
     }
 
     fn validate(&self) {
@@ -402,7 +402,7 @@ fn the_chunk_with_the_most_dead_is_emptied() {
     for (chunk, dead) in chunks.iter().zip([1, 5, 3]).chain(chunks.last().map(|last| (last, 6))) {
         chunk[..dead].iter().for_each(|&record| arena.mark_dead(&epochs, record));
     }
-    assert_eq!(arena.evacuation_start(), Some(chunks[1][0]));
+    assert_eq!(arena.evacuation_start(&epochs), Some(chunks[1][0]));
     arena.clear(&epochs, |_, _| false);
 }
 
@@ -410,7 +410,7 @@ fn the_chunk_with_the_most_dead_is_emptied() {
 fn clearing_lets_go_of_large_values() {
     let (mut arena, epochs) = (Arena::new(TINY), Epochs::new());
     let value = Bytes::from(vec![1; 100]);
-    let large = || NewValue::LargeShared(value.clone());
+    let large = || NewValue::LargeOwned(value.clone());
     let mut live = Vec::new();
     for id in 0..30 {
         live.push(arena.append(

@@ -10,7 +10,10 @@ use crate::hot::location::Location;
 pub(super) const SLOTS: usize = 8;
 
 /// Eight slots in one cache line. Each has a tag of 16 bits and a location of 48.
+///
+/// Zeros are an empty bucket.
 #[derive(Clone, Copy)]
+#[cfg_attr(test, derive(Debug, PartialEq))]
 #[repr(C, align(64))]
 pub(super) struct Bucket {
     /// 0 in empty slots, which come after all others.
@@ -72,6 +75,10 @@ impl Bucket {
     #[inline]
     pub(super) fn tag(&self, slot: usize) -> u16 {
         self.tags[slot]
+    }
+
+    pub(super) fn set_tag(&mut self, slot: usize, tag: u16) {
+        self.tags[slot] = tag;
     }
 
     #[inline]

@@ -4,6 +4,8 @@
 //! entry's *displacement*.
 
 use super::bucket::{Bucket, SLOTS};
+use super::spread::spread;
+use crate::hot::hash::Hash;
 use crate::hot::location::Location;
 
 /// The greatest number of entries in a subtable, for each of its buckets.
@@ -65,6 +67,24 @@ fn fill_gap(buckets: &mut [Bucket], mut gap: usize) {
         }
         distance += 1;
     }
+}
+
+/// Computes the tags of all entries anew, so that they start `base` bits into the positions.
+///
+/// Asks for one hash after the other and does not wait for any: the cache misses of the caller's records overlap.
+pub(super) fn renew_tags(buckets: &mut [Bucket], base: u32, hash_of: &mut dyn FnMut(Location) -> Hash) {
+    for bucket in buckets {
+        for slot in 0..bucket.count() {
+            let tag = tag_of(spread(hash_of(bucket.location(slot))), base);
+            bucket.set_tag(slot, tag | bucket.tag(slot) & DISPLACEMENT);
+        }
+    }
+}
+
+/// Returns the home bucket of an entry that lies in `bucket`, one of `mask + 1`, with this tag and displacement.
+#[inline]
+pub(super) fn home_of(bucket: usize, tag: u16, mask: usize) -> usize {
+    bucket.wrapping_sub(usize::from(tag & DISPLACEMENT) - 1) & mask
 }
 
 /// Returns the entries: the number of the bucket, the tag with the displacement, and the location.

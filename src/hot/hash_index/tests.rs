@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::super::tests::cases;
+#[cfg(alloc_error_hook)]
+use super::super::tests::counting;
 use super::*;
 
 /// A bijection that looks random (the finalizer of splitmix64).
@@ -48,7 +50,9 @@ impl<const BUCKETS: usize> Pair<BUCKETS> {
     }
 
     fn remove(&mut self, n: u64) {
-        self.index.remove(Hash(self.model.remove(&n).unwrap()), location(n));
+        let hash = self.model.remove(&n).unwrap();
+        let model = &self.model;
+        self.index.remove(Hash(hash), location(n), |location| Hash(model[&location.to_bits()]));
     }
 
     fn replace(&mut self, old: u64, new: u64) {
@@ -57,8 +61,12 @@ impl<const BUCKETS: usize> Pair<BUCKETS> {
         assert_eq!(self.model.insert(new, hash), None);
     }
 
-    fn check(&self) {
+    fn validate(&self) {
         self.index.validate(|location| Hash(self.model[&location.to_bits()]));
+    }
+
+    fn check(&self) {
+        self.validate();
         assert_eq!(self.index.len(), self.model.len());
         for (&n, &hash) in &self.model {
             let hash = Hash(hash);
@@ -76,6 +84,10 @@ enum Step {
     Remove(prop::sample::Index),
     Replace(prop::sample::Index, u64),
     FindAbsent(u64),
+    /// Inserts many locations, from this one on.
+    InsertWave(u64, u64),
+    /// Removes many locations.
+    RemoveWave(prop::sample::Index, usize),
     Clear,
 }
 
@@ -86,13 +98,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         25 => any::<prop::sample::Index>().prop_map(Step::Remove),
         10 => (any::<prop::sample::Index>(), location()).prop_map(|(old, new)| Step::Replace(old, new)),
         10 => location().prop_map(Step::FindAbsent),
+        2 => (0..1000_u64, 0..200_u64).prop_map(|(first, count)| Step::InsertWave(first, count)),
+        3 => (any::<prop::sample::Index>(), 0..200_usize).prop_map(|(which, count)| Step::RemoveWave(which, count)),
         1 => Just(Step::Clear),
     ];
     prop::collection::vec(step, 0..300)
 }
 
-fn run<const BUCKETS: usize>(hashes: Hashes, capacity: usize, steps: &[Step]) {
-    let mut pair = Pair::new(HashIndex::<BUCKETS>::with_capacity(capacity));
+fn run<const BUCKETS: usize>(hashes: Hashes, index: HashIndex<BUCKETS>, steps: &[Step]) {
+    let mut pair = Pair::new(index);
     // A sorted copy of the keys, so that a step means the same in every run.
     let mut locations: Vec<u64> = Vec::new();
     for step in steps {
@@ -113,6 +127,20 @@ fn run<const BUCKETS: usize>(hashes: Hashes, capacity: usize, steps: &[Step]) {
             Step::FindAbsent(absent) if !pair.model.contains_key(&absent) => {
                 assert_eq!(pair.index.find(Hash(hashes(absent)), |other| other == location(absent)), None);
             }
+            Step::InsertWave(first, count) => {
+                for new in first..first + count {
+                    if !pair.model.contains_key(&new) {
+                        pair.insert(hashes(new), new);
+                        locations.push(new);
+                    }
+                }
+            }
+            Step::RemoveWave(which, count) => {
+                for _ in 0..count.min(locations.len()) {
+                    pair.remove(locations.swap_remove(which.index(locations.len())));
+                    pair.validate();
+                }
+            }
             Step::Clear => {
                 pair.index.clear();
                 pair.model.clear();
@@ -131,10 +159,11 @@ proptest! {
     #[test]
     fn does_what_a_map_does(steps in steps(), hashes in 0..HASHES.len(), capacity in 0..100_usize) {
         let (_, hashes) = HASHES[hashes];
-        run::<1>(hashes, capacity, &steps);
-        run::<2>(hashes, 0, &steps);
-        run::<8>(hashes, capacity, &steps);
-        run::<64>(hashes, 0, &steps);
+        run::<1>(hashes, HashIndex::with_capacity(capacity), &steps);
+        run::<1>(hashes, HashIndex::new(), &steps);
+        run::<2>(hashes, HashIndex::new(), &steps);
+        run::<8>(hashes, HashIndex::sized_for(capacity), &steps);
+        run::<64>(hashes, HashIndex::new(), &steps);
     }
 }
 
@@ -158,6 +187,9 @@ fn fill_and_empty<const BUCKETS: usize>(name: &str, hashes: Hashes, entries: u64
     pair.check();
     assert_eq!(pair.index.len(), 0);
     assert!(pair.index.spilled.is_empty());
+    assert_eq!((pair.index.subtables.len(), pair.index.directory.len()), (1, 2), "{name}");
+    let bytes = pair.index.allocated_bytes();
+    assert!(bytes < 500 + 64 * BUCKETS, "{name}, {BUCKETS} buckets: {bytes} bytes for none of {entries} entries");
 }
 
 #[test]
@@ -238,6 +270,159 @@ fn churn_takes_no_more_and_more_memory() {
     }
     assert!(bytes[99] <= 22 * entries as usize, "{bytes:?}");
     assert!(pair.index.spilled.is_empty());
+}
+
+fn hash_of(location: Location) -> Hash {
+    Hash(scramble(location.to_bits()))
+}
+
+/// An index of the locations below a number, with random hashes.
+fn filled(entries: u64) -> HashIndex {
+    let mut index = HashIndex::new();
+    (0..entries).for_each(|n| index.insert(hash_of(location(n)), location(n), hash_of));
+    index
+}
+
+#[test]
+fn removals_give_memory_back() {
+    let entries = 1_000_000;
+    let mut index = filled(entries);
+    let remove = |index: &mut HashIndex, n| index.remove(hash_of(location(n)), location(n), hash_of);
+    // One of a hundred stays.
+    (0..entries).filter(|n| n % 100 > 0).for_each(|n| remove(&mut index, n));
+    index.validate(hash_of);
+    let bytes = index.allocated_bytes();
+    assert!(bytes < 1_000 + 40 * index.len(), "{bytes} bytes for {} entries", index.len());
+    // They come back.
+    (0..entries).filter(|n| n % 100 > 0).for_each(|n| index.insert(hash_of(location(n)), location(n), hash_of));
+    index.validate(hash_of);
+    let bytes = index.allocated_bytes() as u64;
+    assert!(bytes < 17 * entries, "{bytes} bytes");
+    (0..entries).for_each(|n| remove(&mut index, n));
+    index.validate(hash_of);
+    assert!(index.allocated_bytes() < 5_000, "{} bytes", index.allocated_bytes());
+}
+
+#[test]
+fn what_was_merged_is_not_split_before_many_entries_have_come() {
+    let entries = 20_000;
+    let mut index = filled(entries);
+    for n in (100..=entries).rev().step_by(100) {
+        let wave = n - 100..n;
+        for _ in 0..2 {
+            wave.clone().for_each(|n| index.remove(hash_of(location(n)), location(n), hash_of));
+            let subtables = index.subtables.len();
+            wave.clone().for_each(|n| index.insert(hash_of(location(n)), location(n), hash_of));
+            assert_eq!(index.subtables.len(), subtables, "{n}");
+        }
+        wave.for_each(|n| index.remove(hash_of(location(n)), location(n), hash_of));
+    }
+    assert_eq!(index.subtables.len(), 1);
+}
+
+#[test]
+fn the_tags_of_a_merged_subtable_last_for_two_other_merges() {
+    let mut index = HashIndex::<8>::new();
+    (0..100_000).for_each(|n| index.insert(hash_of(location(n)), location(n), hash_of));
+    let mut asked = 0;
+    for n in 0..100_000 {
+        index.remove(hash_of(location(n)), location(n), |location| {
+            asked += 1;
+            hash_of(location)
+        });
+    }
+    // If they lasted for one merge only, this would be 25,000.
+    assert!(asked < 18_000, "{asked}");
+}
+
+/// Removes all entries in the order of their hashes. So the last ones lie beside many empty subtables.
+#[test]
+fn one_removal_merges_many_subtables_until_it_asks_for_hashes() {
+    let mut index = HashIndex::<4>::new();
+    let mut order: Vec<u64> = (0..100_000).collect();
+    order.iter().for_each(|&n| index.insert(hash_of(location(n)), location(n), hash_of));
+    order.sort_by_key(|&n| scramble(n));
+    let (mut most_asked, mut most_merged) = (0, 0);
+    for n in order {
+        let (subtables, mut asked) = (index.subtables.len(), 0);
+        index.remove(hash_of(location(n)), location(n), |location| {
+            asked += 1;
+            hash_of(location)
+        });
+        most_asked = asked.max(most_asked);
+        most_merged = most_merged.max(subtables - index.subtables.len());
+    }
+    assert!(most_asked <= HashIndex::<4>::MERGED, "{most_asked}");
+    assert!(most_merged > 2, "{most_merged}");
+    assert_eq!(index.subtables.len(), 1);
+}
+
+#[test]
+fn a_capacity_is_kept_and_a_size_is_not() {
+    for entries in [100, 1_000, 30_000] {
+        let fill_and_empty = |index: HashIndex| {
+            let mut pair = Pair::new(index);
+            let subtables = pair.index.subtables.len();
+            (0..entries).for_each(|n| pair.insert(scramble(n), n));
+            (0..entries).for_each(|n| pair.remove(n));
+            pair.check();
+            (subtables, pair.index.subtables.len())
+        };
+        let (before, after) = fill_and_empty(HashIndex::with_capacity(entries as usize));
+        assert_eq!(before, after);
+        let (before, after) = fill_and_empty(HashIndex::sized_for(entries as usize));
+        assert_eq!((before > 1, after), (entries > 448, 1));
+    }
+}
+
+#[test]
+fn miri_an_index_grows_and_shrinks() {
+    for index in [HashIndex::<2>::new(), HashIndex::sized_for(60), HashIndex::with_capacity(60)] {
+        let mut pair = Pair::new(index);
+        for entries in [80, 0, 40, 0] {
+            (pair.model.len() as u64..entries).for_each(|n| pair.insert(scramble(n), n));
+            (entries..pair.model.len() as u64).for_each(|n| pair.remove(n));
+            pair.check();
+        }
+    }
+}
+
+#[test]
+fn memory_that_was_not_written_is_empty_buckets() {
+    let index = HashIndex::<64>::sized_for(10_000);
+    let numbers = index.numbers.iter().map(|&number| number as usize);
+    assert!(numbers.flat_map(|number| index.subtables.buckets(number)).all(|bucket| *bucket == Bucket::EMPTY));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+#[cfg_attr(miri, ignore)]
+fn any_capacity_is_made_without_touching_memory() {
+    // The second number is that of pages in memory.
+    let pages = || {
+        let numbers = std::fs::read_to_string("/proc/self/statm").unwrap();
+        numbers.split(' ').nth(1).unwrap().parse::<usize>().unwrap()
+    };
+    let before = pages();
+    let index = HashIndex::<64>::with_capacity(usize::MAX);
+    let touched = pages().saturating_sub(before) * 4096;
+    assert!(index.allocated_bytes() > 14 << 26, "{}", index.allocated_bytes());
+    assert!(touched < index.allocated_bytes() / 4, "{touched}");
+}
+
+#[test]
+#[cfg(alloc_error_hook)]
+#[cfg_attr(miri, ignore)]
+fn a_removal_cannot_fail() {
+    counting::unwind_where_allocations_fail();
+    let mut index = HashIndex::<2>::new();
+    (0..3_000).for_each(|n| index.insert(hash_of(location(n)), location(n), hash_of));
+    for n in 0..3_000 {
+        let done = counting::failing_after(0, || index.remove(hash_of(location(n)), location(n), hash_of));
+        assert!(done.is_ok(), "{n}");
+    }
+    index.validate(hash_of);
+    assert_eq!(index.subtables.len(), 1);
 }
 
 /// Growth inserts the entries in the order of their buckets, so one may find no room that had some in the order of

@@ -20,7 +20,7 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
         assert!(mask + 1 == BUCKETS || self.subtables.len() <= 1, "6");
         let mut named = BTreeSet::new();
         let mut len = self.spilled.len();
-        let mut first = 0;
+        let (mut first, mut deepest) = (0, 0);
         while first < self.directory.len() {
             let entry = self.directory[first];
             let (number, base) = (self.numbers[first] as usize, entry.base());
@@ -30,6 +30,9 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
             assert!(base <= depth && depth <= base + TAG_SPLITS, "1: base {base}, depth {depth}");
             let run = 1 << (64 - self.shift - depth);
             assert!(first % run == 0, "1");
+            assert_eq!(self.run(subtable), first..first + run, "1");
+            assert!(subtable.prefix.trailing_zeros() >= u32::BITS - depth, "1");
+            deepest += usize::from(run == 1);
             assert!(self.directory[first..first + run].iter().all(|&other| other == entry), "1");
             assert!(self.numbers[first..first + run].iter().all(|&other| other as usize == number), "1");
             assert!(named.insert(number), "1");
@@ -51,6 +54,7 @@ impl<const BUCKETS: usize> HashIndex<BUCKETS> {
             first += run;
         }
         assert_eq!(named.len(), self.subtables.len(), "1");
+        assert_eq!(deepest, self.deepest, "9");
         assert_eq!(len, self.len, "5");
         assert!(self.spilled.iter().all(|&(hash, location)| hash_of(location) == hash), "7");
     }

@@ -7,6 +7,7 @@ use super::leaf::Leaf;
 use super::node::{Child, Inner};
 use super::writer::Writer;
 use crate::hot::entry_id::EntryId;
+use crate::hot::node::Contents as _;
 
 /// Nodes of a tree that is being built. Retires them when dropped, unless they are [in the tree](Self::finish).
 struct UnfinishedTree<'w, K, const L: usize, const I: usize> {

@@ -127,6 +127,13 @@ impl<'a, K: Keys, const L: usize, const I: usize, const DESCENDING: bool> Ids<'a
         Some(run)
     }
 
+    /// Returns what [`next_slice`](Self::next_slice) does, and `true` if that is a whole leaf of a tree of `len` ids.
+    pub(super) fn next_in_leaf(&mut self, len: usize) -> Option<(&'a [EntryId], bool)> {
+        let run = self.next_slice()?;
+        let leaf_len = self.lowest().map_or(len, |(inner, at)| inner.child(at).len());
+        Some((run, run.len() == leaf_len))
+    }
+
     /// Goes down to the leaf that `start` is in, or to the first leaf of the walk.
     fn descend(&mut self, mut child: &'a Child<L, I>, start: Option<Boundary<'_>>) {
         loop {

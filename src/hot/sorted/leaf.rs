@@ -10,6 +10,7 @@ use super::head::{
 };
 use super::keys::{Boundary, Keys};
 use crate::hot::entry_id::EntryId;
+use crate::hot::node::Contents;
 
 /// How many of the last bytes of its prefix a leaf holds itself.
 const PREFIX_TAIL: usize = 16;
@@ -77,6 +78,8 @@ pub(super) struct Leaf<const L: usize> {
     /// Each key's first byte behind those, if their number is known.
     pub(super) next_bytes: [u8; L],
 }
+
+impl<const L: usize> Contents for Leaf<L> {}
 
 impl<const L: usize> Leaf<L> {
     /// Makes a leaf of one entry, which is the whole tree.
@@ -237,12 +240,23 @@ impl<const L: usize> Leaf<L> {
         Ok(())
     }
 
+    /// Returns the slot of `id`, which is there and whose key is `key`.
+    fn slot_of(&self, key: &[u8], id: EntryId) -> usize {
+        let below = count_below(&self.heads, key_head(key, usize::from(self.prefix)));
+        let found = self.ids[below..self.len()].iter().position(|&other| other == id);
+        below + found.expect("an entry is in the leaf that its key belongs in")
+    }
+
+    /// Puts the id `new` in the place of `old`, whose key is `key`.
+    pub(super) fn replace(&mut self, key: &[u8], old: EntryId, new: EntryId) {
+        let at = self.slot_of(key, old);
+        self.ids[at] = new;
+    }
+
     /// Removes `id`, whose key is `key`.
     pub(super) fn remove(&mut self, key: &[u8], id: EntryId) {
-        let below = count_below(&self.heads, key_head(key, usize::from(self.prefix)));
+        let at = self.slot_of(key, id);
         let len = self.len();
-        let found = self.ids[below..len].iter().position(|&other| other == id);
-        let at = below + found.expect("what is removed is there");
         if at + 1 < len {
             // The next key differs from the one before `key` where `key` does, or where it differs from `key`: at the
             // earlier of the two.

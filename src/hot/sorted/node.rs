@@ -20,22 +20,21 @@
 //! searched one (Bohannon, McIlroy, Rastogi, *Main-Memory Index Structures with Fixed-Size Partial Keys*, SIGMOD 2001).
 //!
 //! The separators left and right of a node are its *fence keys*. Every key between two fence keys starts with the bytes
-//! that len_with_next share, at least `fence_prefix` of them. So a search need not check those. Only if `prefix` is
-//! longer must it compare the bytes from `fence_prefix` to `prefix` with a key of the node.
+//! that both share, at least `fence_prefix` of them. So a search need not check those. Only if `prefix` is longer must
+//! it compare the bytes from `fence_prefix` to `prefix` with a key of the node.
 //!
 //! # Why this and not the other way
 //!
-//! A prefix that is no longer than `fence_prefix` never costs a look at a key. But it is empty at len_with_next ends of
-//! the tree, where time-ordered keys are inserted. It is also saturate in a leaf at the group_boundary between two
-//! groups of keys with long common_prefix_len names: there every comparison would have to read a key, six cache misses
-//! in place of one. A prefix that is all that the keys share must be compared with one of them each time: one cache
-//! miss where mostly none is needed.
+//! A prefix that is no longer than `fence_prefix` never costs a look at a key. But it is empty at both ends of the tree,
+//! where time-ordered keys are inserted. It is also short in a leaf at the boundary between two groups of keys with long
+//! common names: there every comparison would have to read a key, six cache misses in place of one. A prefix that is all
+//! that the keys share must be compared with one of them each time: one cache miss where mostly none is needed.
 //!
-//! A binary search among keys with equal heads reads five or six of them, one after the other. Such keys are
-//! common_prefix_len: the keys of one group have equal heads while their leaf holds other groups, too. That was
-//! joined_limit the time of an insertion among a million. Heads of 8 bytes would take more room than `shared` and
-//! `next_bytes`, and would not help groups with longer names. Separators that are ids of entries would save their
-//! bytes, and cost a cache miss a comparison; and a deleted entry could not free its key.
+//! A binary search among keys with equal heads reads five or six of them, one after the other. Such keys are common: the
+//! keys of one group have equal heads while their leaf holds other groups, too. That was half the time of an insertion
+//! among a million. Heads of 8 bytes would take more room than `shared` and `next_bytes`, and would not help groups with
+//! longer names. Separators that are ids of entries would save their bytes, and cost a cache miss a comparison; and a
+//! deleted entry could not free its key.
 
 use std::cmp::Ordering;
 
@@ -49,7 +48,7 @@ use super::leaf::Leaf;
 use super::writer::Writer;
 use crate::hot::entry_id::EntryId;
 use crate::hot::epochs::Epochs;
-use crate::hot::node::Node;
+use crate::hot::node::{Contents, Node};
 
 /// A node of either kind: the root, or a child of an inner node.
 pub(super) enum Child<const L: usize, const I: usize> {
@@ -72,6 +71,12 @@ pub(super) struct Inner<const L: usize, const I: usize> {
     pub(super) children: [Option<Child<L, I>>; I],
     ends: [u32; I],
     bytes: Vec<u8>,
+}
+
+impl<const L: usize, const I: usize> Contents for Inner<L, I> {
+    fn heap_bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
 }
 
 impl<const L: usize, const I: usize> Inner<L, I> {
@@ -118,11 +123,6 @@ impl<const L: usize, const I: usize> Inner<L, I> {
         &self.bytes[self.start(at)..self.ends[at] as usize]
     }
 
-    /// Returns the bytes of memory that the node owns, without the node itself.
-    pub(super) fn heap_bytes(&self) -> usize {
-        self.bytes.capacity()
-    }
-
     /// Returns the child that `key` belongs in. The key shares at least `known` bytes of the prefix.
     #[inline]
     pub(super) fn rank(&self, key: &[u8], known: u16) -> usize {
@@ -153,23 +153,31 @@ impl<const L: usize, const I: usize> Inner<L, I> {
         }
     }
 
-    /// Removes an id below this node. Joins small nodes on the way down, before the id is removed: so an allocation
-    /// that fails leaves the id where it is, and the invariants hold.
-    fn remove<K: Keys>(&mut self, writer: &mut Writer<'_, K>, key: &[u8], id: EntryId) {
+    /// Removes one id below this node, or a `WHOLE` leaf. Joins small nodes on the way down, before anything is removed:
+    /// so an allocation that fails leaves everything where it is, and the invariants hold.
+    ///
+    /// Returns `false` if the leaf has other ids, or [keeps](Self::keeps_apart) two small ones apart (invariant 4).
+    fn remove<const WHOLE: bool, K: Keys>(&mut self, writer: &mut Writer<'_, K>, key: &[u8], ids: &[EntryId]) -> bool {
         let mut at = self.rank(key, self.fence_prefix);
-        if let Some(left) = self.find_join(at) {
+        let is_leaf = match self.child(at) {
+            Child::Leaf(node) if WHOLE && (node.get().ids() != ids || self.keeps_apart(at)) => return false,
+            Child::Leaf(_) => WHOLE,
+            Child::Inner(_) => false,
+        };
+        if let Some(left) = self.find_join(at).filter(|_| !is_leaf) {
             self.join(writer, left);
             at = left;
         }
-        let may_become_empty = self.child(at).len() == 1;
+        let may_become_empty = is_leaf || self.child(at).len() == 1;
         if may_become_empty {
             // Then the nodes beside it get another fence key. Their copies are made before anything is removed.
             self.unshare_neighbour(writer, at);
         }
-        self.child_mut(at).remove(writer, key, id);
-        if may_become_empty && self.child(at).len() == 0 {
-            self.remove_empty(writer, at);
+        let is_removed = is_leaf || self.child_mut(at).remove::<WHOLE, K>(writer, key, ids);
+        if is_leaf || may_become_empty && self.child(at).len() == 0 {
+            self.remove_child(writer, at);
         }
+        is_removed
     }
 
     /// Splits a full child in two, to make room. If an allocation fails, the tree has not changed.
@@ -228,6 +236,12 @@ impl<const L: usize, const I: usize> Inner<L, I> {
         at.checked_sub(1).filter(|&left| fits(left)).or(Some(at).filter(|&left| fits(left)))
     }
 
+    /// Returns `true` if the children left and right of the child `at` are too small to be neighbours.
+    fn keeps_apart(&self, at: usize) -> bool {
+        let len = |at: usize| self.child(at).len();
+        at > 0 && at + 1 < self.len() && len(at - 1) + len(at + 1) <= small_limit(self.child(at).capacity())
+    }
+
     /// Returns the sum of the lengths of the child `left` and the next one.
     pub(super) fn len_with_next(&self, left: usize) -> usize {
         self.child(left).len() + self.child(left + 1).len()
@@ -274,11 +288,12 @@ impl<const L: usize, const I: usize> Inner<L, I> {
         }
     }
 
-    /// Removes the child `at`, which is empty. Allocates nothing after [`unshare_neighbour`](Self::unshare_neighbour).
-    fn remove_empty<K: Keys>(&mut self, writer: &mut Writer<'_, K>, at: usize) {
-        let empty = self.take_child(at);
-        let fence_prefix = empty.fence_prefix();
-        empty.retire(writer);
+    /// Removes the child `at`, which is a leaf or empty. Allocates nothing after
+    /// [`unshare_neighbour`](Self::unshare_neighbour).
+    fn remove_child<K: Keys>(&mut self, writer: &mut Writer<'_, K>, at: usize) {
+        let child = self.take_child(at);
+        let fence_prefix = child.fence_prefix();
+        child.retire(writer);
         let (beside, edge): (_, fn(&Self) -> usize) = match at.checked_sub(1) {
             Some(left) => (left, Self::separators),
             None => (0, |_| 0),
@@ -486,13 +501,33 @@ impl<const L: usize, const I: usize> Child<L, I> {
         }
     }
 
-    pub(super) fn remove<K: Keys>(&mut self, writer: &mut Writer<'_, K>, key: &[u8], id: EntryId) {
+    /// Removes one id or, below an inner node, a `WHOLE` leaf of these ids. Returns `false` if the leaf has to stay.
+    pub(super) fn remove<const WHOLE: bool, K: Keys>(
+        &mut self,
+        writer: &mut Writer<'_, K>,
+        key: &[u8],
+        ids: &[EntryId],
+    ) -> bool {
         match self {
+            Self::Leaf(_) if WHOLE => return false,
             Self::Leaf(node) => {
                 node.prefetch();
-                node.make_mut(writer.epochs).remove(key, id);
+                node.make_mut(writer.epochs).remove(key, ids[0]);
             }
-            Self::Inner(node) => node.make_mut(writer.epochs).remove(writer, key, id),
+            Self::Inner(node) => return node.make_mut(writer.epochs).remove::<WHOLE, K>(writer, key, ids),
+        }
+        true
+    }
+
+    /// Puts the id `new` in the place of `old`, whose key is `key`.
+    pub(super) fn replace(&mut self, epochs: &Epochs, key: &[u8], old: EntryId, new: EntryId) {
+        match self {
+            Self::Leaf(node) => node.make_mut(epochs).replace(key, old, new),
+            Self::Inner(node) => {
+                let inner = node.make_mut(epochs);
+                let at = inner.rank(key, inner.fence_prefix);
+                inner.child_mut(at).replace(epochs, key, old, new);
+            }
         }
     }
 

@@ -98,8 +98,31 @@ impl<const L: usize, const I: usize> Pair<L, I> {
         }
     }
 
+    /// Removes the ids in `range`, whole leaves at once. Returns how many leaves that were.
+    fn remove_range(&mut self, range: (Bound<&[u8]>, Bound<&[u8]>)) -> usize {
+        let expected = range_of(&self.model, range);
+        let (mut removed, mut leaves) = (Vec::new(), 0);
+        while let Some((ids, is_whole)) = self.index.view().first_leaf(&*self.keys, range) {
+            let ids = ids.to_vec();
+            removed.extend_from_slice(&ids);
+            let is_removed = self.index.remove_leaf(&self.epochs, &*self.keys, &ids);
+            assert!(is_whole || !is_removed);
+            leaves += usize::from(is_removed);
+            for id in ids {
+                if is_removed {
+                    self.model.remove(&self.keys[id.index()]);
+                } else {
+                    self.remove(id.index());
+                }
+            }
+            self.check();
+        }
+        assert_eq!(removed, expected, "{range:?}");
+        leaves
+    }
+
     fn freeze(&mut self) {
-        let (view, guard) = (self.index.freeze(), self.epochs.freeze());
+        let (view, guard) = (self.index.freeze(), self.epochs.freeze(0));
         self.snapshots.push(Snapshot { view, model: self.model.clone(), guard });
     }
 
@@ -175,6 +198,7 @@ enum Op {
     InsertRun { from: usize, len: usize, step: usize, descending: bool },
     RemoveRun { from: usize, len: usize, step: usize, descending: bool },
     Range(Bound<Vec<u8>>, Bound<Vec<u8>>),
+    RemoveRange(Bound<Vec<u8>>, Bound<Vec<u8>>),
     Freeze,
     Thaw(usize),
     Rebuild,
@@ -207,6 +231,7 @@ fn op(longest: usize) -> impl Strategy<Value = Op> {
         4 => run().prop_map(|(from, len, step, descending)| Op::InsertRun { from, len, step, descending }),
         3 => run().prop_map(|(from, len, step, descending)| Op::RemoveRun { from, len, step, descending }),
         6 => (bound(), bound()).prop_map(|(start, end)| Op::Range(start, end)),
+        3 => (bound(), bound()).prop_map(|(start, end)| Op::RemoveRange(start, end)),
         2 => Just(Op::Freeze),
         2 => any::<usize>().prop_map(Op::Thaw),
         1 => Just(Op::Rebuild),
@@ -242,6 +267,9 @@ fn run<const L: usize, const I: usize>(keys: Vec<Vec<u8>>, ops: Vec<Op>) {
                 }
             }
             Op::Range(start, end) => pair.check_range(borrow(&(start, end))),
+            Op::RemoveRange(start, end) => {
+                pair.remove_range(borrow(&(start, end)));
+            }
             Op::Freeze => pair.freeze(),
             Op::Thaw(at) if !pair.snapshots.is_empty() => {
                 let at = at % pair.snapshots.len();
@@ -375,6 +403,49 @@ fn leaves_are_joined_when_one_is_a_quarter_full_and_both_are_half_of_one() {
         })
         .collect();
     assert_eq!(joined[7..], [(9, 2), (8, 2), (7, 1)]);
+    pair.end();
+}
+
+/// Three leaves of 14 keys. The first and the last one keep 2, and 2 or 3: together a quarter of a leaf, or more.
+#[test]
+fn a_leaf_stays_if_the_leaves_beside_it_are_too_small_to_be_neighbours() {
+    for (kept, is_removed) in [(2, false), (3, true)] {
+        let mut pair = Pair::<16, 8>::new(numbers(42));
+        (0..42).for_each(|at| pair.insert(at));
+        pair.rebuild();
+        (2..14).chain(28 + kept..42).for_each(|at| pair.remove(at));
+        let (epochs, keys) = (&pair.epochs, Arc::clone(&pair.keys));
+        let ids: Vec<_> = (14..28).map(id).collect();
+        let found = pair.index.view().first_leaf(&*keys, (Included(&keys[3]), Unbounded));
+        assert_eq!(found, Some((&ids[..], true)));
+        assert_eq!(pair.index.remove_leaf(epochs, &*keys, &ids), is_removed);
+        pair.index.validate(&*keys);
+        assert_eq!(pair.index.len(), 4 + kept - 2 + if is_removed { 0 } else { 14 });
+        // One of the leaves beside it is the outermost one of its node.
+        assert!(pair.index.remove_leaf(epochs, &*keys, &[id(0), id(1)]));
+        pair.index.validate(&*keys);
+        pair.index.clear(epochs);
+    }
+}
+
+/// On the way down two inner nodes are joined, and so are the leaves where they meet. One of these was to be removed.
+#[test]
+fn a_leaf_that_has_been_joined_is_not_removed() {
+    let mut pair = Pair::<16, 8>::new(numbers(196));
+    (0..196).for_each(|at| pair.insert(at));
+    pair.rebuild();
+    // The first inner node keeps two leaves, of 14 and 2 keys; the other keeps three, of 2, 5 and 14.
+    let gone = [0..70, 86..98, 100..112, 117..126, 140..196];
+    gone.into_iter().flatten().for_each(|at| pair.remove(at));
+    let keys = Arc::clone(&pair.keys);
+    let range = (Included(&keys[84][..]), Excluded(&keys[98][..]));
+    assert_eq!(pair.index.view().first_leaf(&*keys, range), Some((&[id(84), id(85)][..], true)));
+    assert!(!pair.index.remove_leaf(&pair.epochs, &*keys, &[id(84), id(85)]));
+    pair.check();
+    assert_eq!(pair.index.view().first_leaf(&*keys, range), Some((&[id(84), id(85)][..], false)));
+    pair.freeze();
+    assert_eq!(pair.remove_range(range), 0);
+    pair.check_snapshots();
     pair.end();
 }
 

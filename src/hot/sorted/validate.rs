@@ -7,6 +7,7 @@ use super::keys::Keys;
 use super::leaf::{Leaf, UNKNOWN, difference};
 use super::node::{Child, Inner};
 use crate::hot::entry_id::EntryId;
+use crate::hot::node::Contents as _;
 use crate::hot::node::node_bytes;
 
 impl<const L: usize, const I: usize> SortedIndex<L, I> {

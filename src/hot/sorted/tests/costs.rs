@@ -106,6 +106,37 @@ fn walking_down_reads_keys_at_the_ends_only() {
 }
 
 #[test]
+fn whole_leaves_are_removed_without_a_look_at_most_keys() {
+    let count = 20_000;
+    let keys = Counted { keys: numbers(count as u64), reads: Cell::new(0) };
+    let (epochs, all) = (Epochs::new(), (Unbounded, Unbounded));
+    let mut index = SortedIndex::<64, 64>::bulk(&epochs, &keys, (0..count).map(id));
+    keys.reads.take();
+    let range = (Included(&keys.keys[30][..]), Excluded(&keys.keys[count - 30][..]));
+    let mut parts = Vec::new();
+    while let Some((ids, is_whole)) = index.view().first_leaf(&keys, range) {
+        let ids = ids.to_vec();
+        if !is_whole {
+            ids.iter().for_each(|&id| index.remove(&epochs, &keys, keys.key(id), id));
+        } else {
+            assert!(index.remove_leaf(&epochs, &keys, &ids));
+        }
+        parts.push(is_whole);
+    }
+    // Leaves of 57 keys, but for one at either end.
+    assert_eq!((parts.len(), parts.iter().filter(|&is_whole| !is_whole).count()), (351, 2));
+    // One for each leaf, one for each id of the others, and some at the ends of the range.
+    assert!(keys.reads.take() < parts.len() + 57 + 10);
+    index.validate(&keys);
+    assert_eq!(
+        index.view().range(&keys, all).collect::<Vec<_>>(),
+        Vec::from_iter((0..30).chain(count - 30..count).map(id))
+    );
+    assert_eq!(index.height, 2);
+    index.clear(&epochs);
+}
+
+#[test]
 fn deletions_give_memory_back() {
     let count = 20_000;
     let mut pair = Pair::<64, 64>::new(numbers(count as u64));

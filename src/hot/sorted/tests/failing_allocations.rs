@@ -51,6 +51,54 @@ fn run_failing<const L: usize, const I: usize>() -> (usize, usize) {
     (height, failures)
 }
 
+/// Removes leaf after leaf while every allocation fails, one at a time. Returns the number of leaves and of failures.
+fn run_failing_by_leaf<const L: usize, const I: usize>() -> (usize, usize) {
+    counting::unwind_where_allocations_fail();
+    let keys: Vec<_> = (0..300).map(|i| format!("{}{}/{i}", i % 7, "long".repeat(i % 7 * 5)).into_bytes()).collect();
+    let mut pair = Pair::<L, I>::new(keys);
+    let (mut leaves, mut failures) = (0, 0);
+    for round in 0..10 {
+        (0..300).for_each(|at| pair.insert(at));
+        // Leaves of all sizes.
+        shuffled(300).take(20 * round).for_each(|at| pair.remove(at));
+        let keys = Arc::clone(&pair.keys);
+        for step in shuffled(300) {
+            if step % 3 == 0 {
+                pair.freeze();
+                pair.snapshots.drain(..pair.snapshots.len().saturating_sub(3));
+            }
+            let Some((ids, _)) = pair.index.view().first_leaf(&*keys, (Included(&keys[step]), Unbounded)) else {
+                continue;
+            };
+            let ids = ids.to_vec();
+            for succeeding in 0.. {
+                let Pair { index, epochs, .. } = &mut pair;
+                let done = counting::failing_after(succeeding, || index.remove_leaf(epochs, &*keys, &ids));
+                if let Ok(is_removed) = done {
+                    leaves += usize::from(is_removed);
+                    pair.model.retain(|_, id| !is_removed || !ids.contains(id));
+                    pair.check();
+                    break;
+                }
+                failures += 1;
+                pair.check();
+            }
+        }
+        pair.check_snapshots();
+    }
+    pair.end();
+    (leaves, failures)
+}
+
+#[test]
+#[cfg_attr(miri, ignore)]
+fn failing_allocations_leave_the_tree_with_its_leaves() {
+    let (leaves, failures) = run_failing_by_leaf::<3, 3>();
+    assert!(leaves > 500 && failures > 500, "{leaves}, {failures}");
+    let (leaves, failures) = run_failing_by_leaf::<5, 8>();
+    assert!(leaves > 300 && failures > 300, "{leaves}, {failures}");
+}
+
 #[test]
 #[cfg_attr(miri, ignore)]
 fn failing_allocations_leave_the_tree_whole() {

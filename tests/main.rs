@@ -24,5 +24,7 @@ mod model;
 mod snapshot;
 mod source;
 mod stream;
+#[cfg(not(miri))]
+mod stress;
 mod support;
 mod typed;

@@ -14,3 +14,5 @@ pub(crate) mod layout;
 pub(crate) mod model;
 pub(crate) mod readers;
 pub(crate) mod shifted;
+#[cfg(not(miri))]
+pub(crate) mod stress;

@@ -64,7 +64,7 @@ use super::free_list::Block;
 use super::location::Location;
 use super::node::{Node, node_bytes};
 use super::record::{LARGE_SLOT, Record, RecordValue, UNIT, units_for};
-use super::reserve::reserve_one;
+use super::reserve::{give_back, reserve_one};
 use super::sizes::MAX_CHUNKS;
 use super::value::NewValue;
 
@@ -496,10 +496,9 @@ impl Arena {
     pub(super) fn shrink(&mut self, epochs: &Epochs) {
         const FEW: usize = 64;
         if self.chunks.capacity() > FEW && self.chunks.len() < self.chunks.capacity() / 4 {
-            let enough = 2 * self.chunks.len();
-            self.chunks.shrink_to(enough);
-            self.view.bases.shrink_to(enough);
-            self.queue.shrink_to(enough);
+            give_back(&mut self.chunks);
+            give_back(&mut self.view.bases);
+            self.queue.shrink();
             self.vacant.retain(|&Reverse(index)| (index as usize) < self.chunks.len());
             self.vacant.shrink_to(self.vacant.len() + self.present + 1);
         }

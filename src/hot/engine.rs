@@ -297,9 +297,9 @@ impl StorageEngine {
         let hash = self.hash(key);
         let location = self.locate(hash, key)?;
         let record = self.records.arena.record(location);
-        let removed = record.len();
+        let id = record.id();
         let result = f(record);
-        self.remove_at(hash, location, key);
+        let removed = self.remove_one((id, location, hash), key);
         self.recover(1, removed);
         Some(result)
     }
@@ -309,7 +309,7 @@ impl StorageEngine {
     /// Works leaf by leaf of the sorted index, so that the cache misses of a leaf's entries overlap, and a leaf goes as
     /// a whole.
     pub(super) fn remove_within(&mut self, bounds: KeyBounds<'_>, limit: usize) -> (usize, bool) {
-        let (mut leaf, mut found, mut count) = (Vec::new(), Vec::new(), 0);
+        let (mut found, mut key, mut count) = (Vec::new(), Vec::new(), 0);
         loop {
             let Some((ids, is_whole)) = self.sorted.view().first_leaf(&self.records, bounds) else {
                 return (count, true);
@@ -318,54 +318,73 @@ impl StorageEngine {
                 return (count, false);
             }
             let is_whole = is_whole && ids.len() <= limit - count;
-            leaf.clear();
-            leaf.extend(ids.iter().take(limit - count));
-            self.fetch(&leaf, &mut found);
-            let removed = found.iter().map(|&(location, _)| self.records.arena.record(location).len()).sum();
-            if !is_whole || !self.remove_leaf(&leaf, &found) {
-                let mut key = Vec::new();
-                for &(location, hash) in &found {
+            let ids = ids[..ids.len().min(limit - count)].to_vec();
+            self.fetch(&ids, &mut found);
+            let whole = if is_whole {
+                self.remove_entries(&found, |sorted, epochs, records| sorted.remove_leaf(epochs, records, &ids))
+            } else {
+                None
+            };
+            let removed = whole.unwrap_or_else(|| {
+                let one_by_one = found.iter().map(|&entry| {
                     key.clear();
-                    key.extend_from_slice(self.records.arena.record(location).key());
-                    self.remove_at(hash, location, &key);
-                }
-            }
-            count += leaf.len();
-            self.recover(leaf.len(), removed);
+                    key.extend_from_slice(self.records.arena.record(entry.1).key());
+                    self.remove_one(entry, &key)
+                });
+                one_by_one.sum()
+            });
+            count += ids.len();
+            self.recover(ids.len(), removed);
         }
     }
 
     /// Finds the records of entries and the hashes of their keys. All that a removal reads is in the cache by then, or
     /// on its way.
-    fn fetch(&self, ids: &[EntryId], found: &mut Vec<(Location, Hash)>) {
+    fn fetch(&self, ids: &[EntryId], found: &mut Vec<(EntryId, Location, Hash)>) {
         let LiveRecords { table, arena } = &self.records;
         ids.iter().for_each(|&id| prefetch(table.view().address(id)));
         found.clear();
         for &id in ids {
             let location = table.view().get(id);
             prefetch(arena.view().address(location));
-            found.push((location, Hash::default()));
+            found.push((id, location, Hash::default()));
         }
-        for (location, hash) in found {
+        for (_, location, hash) in found {
             *hash = self.hash(arena.record(*location).key());
             self.index.prefetch(*hash);
         }
     }
 
-    /// Removes the entries of a whole leaf of the sorted index, which [`fetch`](Self::fetch) found. Returns `false` and
-    /// removes nothing if the leaf cannot go as a whole.
-    fn remove_leaf(&mut self, ids: &[EntryId], found: &[(Location, Hash)]) -> bool {
+    /// Removes an entry. Returns the length of its record.
+    fn remove_one(&mut self, entry: (EntryId, Location, Hash), key: &[u8]) -> usize {
+        let removed = self.remove_entries(&[entry], |sorted, epochs, records| {
+            sorted.remove(epochs, records, key, entry.0);
+            true
+        });
+        removed.unwrap_or(0)
+    }
+
+    /// Removes entries: first from the sorted index by `unsort`, then everything else of them. Returns the length of their
+    /// records, or `None` if `unsort` returns `false`: nothing is removed then.
+    #[inline]
+    fn remove_entries(
+        &mut self,
+        entries: &[(EntryId, Location, Hash)],
+        unsort: impl FnOnce(&mut SortedIndex, &Epochs, &LiveRecords) -> bool,
+    ) -> Option<usize> {
         let Self { hasher, index, sorted, records, epochs, journal, .. } = self;
         // Allocations come first, so that nothing has changed where one fails.
-        for &id in ids {
+        for &(id, ..) in entries {
             records.table.location_mut(epochs, id);
         }
-        let mut reserved = journal.get_mut().reserve_many(ids.len(), epochs);
-        if !sorted.remove_leaf(epochs, records, ids) {
-            return false;
+        let mut reserved = journal.get_mut().reserve_many(entries.len(), epochs);
+        if !unsort(sorted, epochs, records) {
+            return None;
         }
-        for (&id, &(location, hash)) in ids.iter().zip(found) {
+        let mut removed = 0;
+        for &(id, location, hash) in entries {
             let record = records.arena.record(location);
+            removed += record.len();
             self.size_bytes -= record.key_len() + record.value_len();
             self.large_bytes -= record.large_len();
             reserved.note(Note { id, old: location, new: Location::NONE });
@@ -373,7 +392,7 @@ impl StorageEngine {
             records.table.remove(epochs, id);
             records.arena.mark_dead(epochs, location);
         }
-        true
+        Some(removed)
     }
 
     /// Replaces the value of the entry whose record is at `location`. Returns the length of the record if it is dead from
@@ -429,23 +448,6 @@ impl StorageEngine {
     fn add_to_index(&mut self, (hash, location): (Hash, Location)) {
         let Self { hasher, index, records, .. } = self;
         index.insert(hash, location, |location| hasher.hash(records.arena.record(location).key()));
-    }
-
-    /// Removes the entry whose record is at `location`.
-    fn remove_at(&mut self, hash: Hash, location: Location, key: &[u8]) {
-        let Self { hasher, index, sorted, records, epochs, journal, .. } = self;
-        let record = records.arena.record(location);
-        let (id, value_len, large_len) = (record.id(), record.value_len(), record.large_len());
-        // Allocations come first, so that nothing has changed where one fails.
-        records.table.location_mut(epochs, id);
-        let mut reserved = journal.get_mut().reserve(epochs);
-        sorted.remove(epochs, records, key, id);
-        reserved.note(Note { id, old: location, new: Location::NONE });
-        index.remove(hash, location, |location| hasher.hash(records.arena.record(location).key()));
-        records.table.remove(epochs, id);
-        records.arena.mark_dead(epochs, location);
-        self.size_bytes -= key.len() + value_len;
-        self.large_bytes -= large_len;
     }
 
     /// Recovers some memory after so many entries were removed, whose records took so many bytes.

@@ -12,7 +12,7 @@
 //! 1. A queued chunk is in the list of its class, once. `first` and the links lead both ways.
 //! 2. A chunk in which less than a 16th is dead is not queued.
 
-use super::reserve::reserve_one;
+use super::reserve::{give_back, reserve_one};
 
 /// The number of classes. Chunks of class 0 are not queued.
 const CLASSES: usize = 17;
@@ -59,8 +59,8 @@ impl EvacuationQueue {
     }
 
     /// Gives memory back that is not used.
-    pub(super) fn shrink_to(&mut self, chunks: usize) {
-        self.links.shrink_to(chunks);
+    pub(super) fn shrink(&mut self) {
+        give_back(&mut self.links);
     }
 
     /// Puts a chunk where it belongs, with so many of its filled units dead. Returns the number of dead units at which to do

@@ -100,12 +100,13 @@ use std::ops::Range;
 
 use self::bucket::{Bucket, SLOTS};
 use self::directory_entry::DirectoryEntry;
-use self::slab::{Subtable, Subtables, give_back};
+use self::slab::{Subtable, Subtables};
 use self::spread::{share_below, spread};
 use self::subtable::{DISPLACEMENT, LOAD_LIMIT, WINDOW, entries, home_of, renew_tags, tag_of};
 use super::hash::Hash;
 use super::location::Location;
 use super::prefetch::prefetch;
+use super::reserve::give_back;
 
 /// How many splits of a subtable take a bit of its tags, before the tags start further into the hash.
 const TAG_SPLITS: u32 = 4;

@@ -13,7 +13,7 @@
 
 use std::mem;
 
-use crate::hot::reserve::reserve_one;
+use crate::hot::reserve::{give_back, reserve_one};
 
 /// No page's number: the end of the list.
 const END: u32 = u32::MAX;
@@ -124,8 +124,8 @@ impl Vacancies {
 
     /// Gives memory back if there were far more pages.
     pub(super) fn shrink(&mut self) {
-        if self.pages.capacity() > 64 && self.pages.len() < self.pages.capacity() / 4 {
-            self.pages.shrink_to(2 * self.pages.len());
+        if self.pages.capacity() > 64 {
+            give_back(&mut self.pages);
         }
     }
 

@@ -25,7 +25,7 @@ use std::ptr::{self, NonNull};
 use std::slice;
 
 use super::bucket::Bucket;
-use crate::hot::reserve::reserve_one;
+use crate::hot::reserve::{give_back, reserve_one};
 
 /// Subtable numbers that belong to one slab, which may hold fewer subtables.
 const SLAB: usize = 512;
@@ -117,17 +117,6 @@ impl Drop for Memory {
 
 // SAFETY: the memory is owned, and buckets are numbers.
 unsafe impl Send for Memory {}
-
-/// Gives the allocator most of the memory that a vector does not use, if that is three quarters or more.
-///
-/// Keeps it where there is no memory to move the vector to. So this cannot fail.
-pub(super) fn give_back<T>(vec: &mut Vec<T>) {
-    let mut smaller = Vec::new();
-    if vec.len() <= vec.capacity() / 4 && smaller.try_reserve_exact(vec.len()).is_ok() {
-        smaller.append(vec);
-        *vec = smaller;
-    }
-}
 
 impl Subtables {
     /// Makes room for subtables of so many buckets, a power of two. Allocates nothing.
